@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"darklaunch/internal/ops"
+)
+
+// program is what all subcommands share.
+type program struct {
+	stdout, stderr io.Writer
+
+	// started is whether a command's own code has begun; what failed before
+	// that was the command line.
+	started bool
+}
+
+// A subcommand builds one command of the program.
+type subcommand func(*program) *cobra.Command
+
+// run parses args, runs the command they name and returns the exit code. An
+// error is one line on stderr. more commands serve tests.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, more ...subcommand) (code int) {
+	p := &program{stdout: stdout, stderr: stderr}
+	defer func() {
+		if v := recover(); v != nil {
+			code = p.fail(&ops.PanicError{Part: "the command", Value: v, Stack: debug.Stack()})
+		}
+	}()
+	root := p.root(more)
+	root.SetArgs(args)
+	if err := root.ExecuteContext(ctx); err != nil {
+		return p.fail(err)
+	}
+	return exitDone
+}
+
+func (p *program) root(more []subcommand) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "darklaunch",
+		Short: "Prove a new system on real traffic before any user sees it",
+		Long: `Darklaunch proves a new system on real traffic before any user sees it.
+
+Exit codes: 0 done, or the verdict is pass; 1 could not run; 2 the command
+line or a file is wrong; 10 the verdict is fail; 11 it is inconclusive.`,
+		Example:       "  darklaunch version --json -",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		// Without this a mistyped command shows the help and ends as done.
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	for _, sub := range append([]subcommand{(*program).version, (*program).schema}, more...) {
+		root.AddCommand(sub(p))
+	}
+	p.markStart(root)
+	return root
+}
+
+// markStart notes when the code of cmd or a command below it begins.
+func (p *program) markStart(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			p.started = true
+			return run(cmd, args)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		p.markStart(sub)
+	}
+}
+
+// fail tells why a command failed and returns the exit code for it.
+func (p *program) fail(err error) int {
+	code := exitCode(err)
+	if !p.started {
+		code = exitUsage
+	}
+	fmt.Fprintln(p.stderr, "darklaunch:", oneLine(err))
+	return code
+}
