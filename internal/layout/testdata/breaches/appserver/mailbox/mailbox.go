@@ -1,0 +1,7 @@
+// Package mailbox links a store that only the program may link, and knows the mirror.
+package mailbox
+
+import (
+	_ "darklaunch/appserver/store/hbase" // breach: imports appserver/store/hbase: heavy libraries are linked by the program alone
+	_ "darklaunch/mirror/lanes"          // breach: imports mirror/lanes: mirror, loadgen and appserver never import each other
+)

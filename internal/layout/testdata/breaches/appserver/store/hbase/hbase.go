@@ -1,0 +1,1 @@
+package hbase // breach: no package comment

@@ -1,0 +1,9 @@
+package hbase_test
+
+import (
+	"testing"
+
+	_ "darklaunch/appserver/store/hbase"
+)
+
+func TestOwn(*testing.T) {}

@@ -1,0 +1,3 @@
+module darklaunch
+
+go 1.26.0

@@ -1,0 +1,2 @@
+// Package lanes breaks nothing.
+package lanes
