@@ -17,7 +17,6 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,21 +176,22 @@ func compare(dir string, want map[string]string) ([]string, error) {
 			stale = append(stale, name)
 		}
 	}
-	return slices.Sorted(slices.Values(stale)), nil
+	slices.Sort(stale)
+	return stale, nil
 }
 
-// undocumented returns the full names of messages, fields, oneofs, enums, their
+// undocumented returns the full names of the messages, fields, oneofs, enums, their
 // values, services and methods in files that no comment stands above.
 func undocumented(files linker.Files) []string {
-	bare := make(map[string]bool)
+	var bare []string
 	for _, f := range files {
 		visit(f, func(d protoreflect.Descriptor) {
 			if f.SourceLocations().ByDescriptor(d).LeadingComments == "" {
-				bare[string(d.FullName())] = true
+				bare = append(bare, string(d.FullName()))
 			}
 		})
 	}
-	return slices.Sorted(maps.Keys(bare))
+	return bare
 }
 
 // container is what a file and a message have in common.

@@ -13,10 +13,10 @@
 //   Search        messages by words, phrases, prefixes, fields, dates
 //   Update        read, archived, tags, folder, muted: of a thread or of messages
 //   Delete        a thread or messages; contents are removed later, offline
-//   MailboxStats  capacity, messages, threads, replies, correspondents
-//   FolderStats   the same for each folder, unread apart, with its attributes
+//   MailboxStats  capacity, messages, threads, replies, friends interacted with
+//   FolderStats   each folder's threads and messages, unread ones, attributes
 //   Subscribe     adds members to a thread
-//   Unsubscribe   leaves a thread
+//   Unsubscribe   leaves a thread, or removes an email address from it
 //   UnreadCounts  the home page's two numbers, from a cache
 //   Watch         the mailbox's events as they happen, resumable
 //
@@ -79,8 +79,8 @@
 //
 // page_size 0 means 20; above 100 is taken as 100; below 0 is refused. A page may be
 // short, and ends early at 1 MiB, but only the last has no next_page_token. A token is
-// opaque, and good only for the request that led to it, page_size aside; any other is
-// INVALID_ARGUMENT. A walk over all pages never shows a thing twice, and shows
+// opaque, good on any server, and only for the request that led to it, page_size
+// aside; any other is INVALID_ARGUMENT. A walk over all pages never shows a thing twice, and shows
 // each thing that was there at its start and has not moved since. What moves to the
 // front meanwhile (a thread with a new message) is found by a new walk.
 //
@@ -105,7 +105,8 @@
 //   NOT_FOUND            google.rpc.ResourceInfo: the thread or message that this
 //                        mailbox has not, or has deleted
 //   ALREADY_EXISTS       google.rpc.ResourceInfo: an assigned message id that this
-//                        mailbox knows under another key
+//                        mailbox knows under another key, or the id of a key used
+//                        again when it was no longer remembered
 //   FAILED_PRECONDITION  NotOwner or WrongCell: asked elsewhere the call may pass.
 //                        google.rpc.PreconditionFailure of type "MEMBER": the user is
 //                        not, or no longer, a member of the thread
@@ -848,7 +849,9 @@ type Thread struct {
 	// The mailbox's user is among them, and so may Send and Subscribe.
 	Subscribed bool `protobuf:"varint,10,opt,name=subscribed,proto3" json:"subscribed,omitempty"`
 	// The address to which members by email reply, like the id of a chat room. Empty
-	// until there is one. It cannot be guessed, never changes, and is alike in all copies.
+	// until there is one. It cannot be guessed and never changes. It is made from the
+	// thread id and a secret of the installation, so that two copies that need one at
+	// once make the same.
 	ReplyHandler string `protobuf:"bytes,11,opt,name=reply_handler,json=replyHandler,proto3" json:"reply_handler,omitempty"`
 	// Display time of its newest message: the greatest there is.
 	NewestTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=newest_time,json=newestTime,proto3" json:"newest_time,omitempty"`
@@ -2592,9 +2595,9 @@ func (*UnreadCountsRequest) Descriptor() ([]byte, []int) {
 // UnreadCountsResponse has the numbers of the home page.
 type UnreadCountsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unread threads of the Inbox that are not muted.
+	// Threads with such a message.
 	Threads int32 `protobuf:"varint,1,opt,name=threads,proto3" json:"threads,omitempty"`
-	// Unread messages in them.
+	// Unread messages of the Inbox, muted threads and archived messages aside.
 	Messages int32 `protobuf:"varint,2,opt,name=messages,proto3" json:"messages,omitempty"`
 	// The version of the mailbox that they hold for.
 	Version       uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
@@ -2657,6 +2660,7 @@ func (x *UnreadCountsResponse) GetVersion() uint64 {
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Events after this sequence. Absent: those after now. 0: all that the log still has.
+	// Beyond the log's end is INVALID_ARGUMENT.
 	After         *uint64 `protobuf:"varint,1,opt,name=after,proto3,oneof" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -13,10 +13,10 @@
 //   Search        messages by words, phrases, prefixes, fields, dates
 //   Update        read, archived, tags, folder, muted: of a thread or of messages
 //   Delete        a thread or messages; contents are removed later, offline
-//   MailboxStats  capacity, messages, threads, replies, correspondents
-//   FolderStats   the same for each folder, unread apart, with its attributes
+//   MailboxStats  capacity, messages, threads, replies, friends interacted with
+//   FolderStats   each folder's threads and messages, unread ones, attributes
 //   Subscribe     adds members to a thread
-//   Unsubscribe   leaves a thread
+//   Unsubscribe   leaves a thread, or removes an email address from it
 //   UnreadCounts  the home page's two numbers, from a cache
 //   Watch         the mailbox's events as they happen, resumable
 //
@@ -79,8 +79,8 @@
 //
 // page_size 0 means 20; above 100 is taken as 100; below 0 is refused. A page may be
 // short, and ends early at 1 MiB, but only the last has no next_page_token. A token is
-// opaque, and good only for the request that led to it, page_size aside; any other is
-// INVALID_ARGUMENT. A walk over all pages never shows a thing twice, and shows
+// opaque, good on any server, and only for the request that led to it, page_size
+// aside; any other is INVALID_ARGUMENT. A walk over all pages never shows a thing twice, and shows
 // each thing that was there at its start and has not moved since. What moves to the
 // front meanwhile (a thread with a new message) is found by a new walk.
 //
@@ -105,7 +105,8 @@
 //   NOT_FOUND            google.rpc.ResourceInfo: the thread or message that this
 //                        mailbox has not, or has deleted
 //   ALREADY_EXISTS       google.rpc.ResourceInfo: an assigned message id that this
-//                        mailbox knows under another key
+//                        mailbox knows under another key, or the id of a key used
+//                        again when it was no longer remembered
 //   FAILED_PRECONDITION  NotOwner or WrongCell: asked elsewhere the call may pass.
 //                        google.rpc.PreconditionFailure of type "MEMBER": the user is
 //                        not, or no longer, a member of the thread
@@ -199,8 +200,8 @@ type MessagesClient interface {
 	// by any member. The event goes to all copies. Who has left keeps the copy, can read
 	// and change it, and gets no message sent by a member whose copy has heard of it.
 	Unsubscribe(ctx context.Context, in *UnsubscribeRequest, opts ...grpc.CallOption) (*UnsubscribeResponse, error)
-	// UnreadCounts returns the unread threads and messages of the Inbox that are not
-	// muted: the number on the home page. It comes from a cache shared by all cells,
+	// UnreadCounts returns the unread messages of the Inbox, muted threads and archived
+	// messages aside, and their threads: the number on the home page. It comes from a cache shared by all cells,
 	// which a change of either number makes stale; so it may lag behind what other
 	// methods show for a moment, and its version says by how much.
 	UnreadCounts(ctx context.Context, in *UnreadCountsRequest, opts ...grpc.CallOption) (*UnreadCountsResponse, error)
@@ -402,8 +403,8 @@ type MessagesServer interface {
 	// by any member. The event goes to all copies. Who has left keeps the copy, can read
 	// and change it, and gets no message sent by a member whose copy has heard of it.
 	Unsubscribe(context.Context, *UnsubscribeRequest) (*UnsubscribeResponse, error)
-	// UnreadCounts returns the unread threads and messages of the Inbox that are not
-	// muted: the number on the home page. It comes from a cache shared by all cells,
+	// UnreadCounts returns the unread messages of the Inbox, muted threads and archived
+	// messages aside, and their threads: the number on the home page. It comes from a cache shared by all cells,
 	// which a change of either number makes stale; so it may lag behind what other
 	// methods show for a moment, and its version says by how much.
 	UnreadCounts(context.Context, *UnreadCountsRequest) (*UnreadCountsResponse, error)
