@@ -1,3 +1,5 @@
+// What builds and checks the code, pinned; apart from the program's module, so that
+// what tools need is not among what the program needs.
 module darklaunch/tools
 
 go 1.26.0

@@ -44,8 +44,8 @@
 // A mailbox is the replay of a log. Each action has a `sequence`: above 0, growing,
 // without meaning in another mailbox. An answer's `version` is the sequence of the
 // last action that it shows. A mutation's answer carries the sequence of the action
-// that did it; it is durable then, and any later read shows it: version is at least
-// that.
+// that did it; it is durable then, and any later read but UnreadCounts, which may lag,
+// shows it: version is at least that.
 //
 // A message has two times. `time` is what people see: when it was sent, by the
 // clock of the sender's server, or as a trusted caller assigned it. It orders what
@@ -80,9 +80,10 @@
 // page_size 0 means 20; above 100 is taken as 100; below 0 is refused. A page may be
 // short, and ends early at 1 MiB, but only the last has no next_page_token. A token is
 // opaque, good on any server, and only for the request that led to it, page_size
-// aside; any other is INVALID_ARGUMENT. A walk over all pages never shows a thing twice, and shows
-// each thing that was there at its start and has not moved since. What moves to the
-// front meanwhile (a thread with a new message) is found by a new walk.
+// aside; any other is INVALID_ARGUMENT. A walk over all pages never shows a thing
+// twice, and shows each thing that was there at its start and has not moved since.
+// What moves to the front meanwhile (a thread with a new message) is found by a new
+// walk.
 //
 // # Limits
 //
