@@ -203,9 +203,9 @@ type MessagesClient interface {
 	// and change it, and gets no message sent by a member whose copy has heard of it.
 	Unsubscribe(ctx context.Context, in *UnsubscribeRequest, opts ...grpc.CallOption) (*UnsubscribeResponse, error)
 	// UnreadCounts returns the unread messages of the Inbox, muted threads and archived
-	// messages aside, and their threads: the number on the home page. It comes from a cache shared by all cells,
-	// which a change of either number makes stale; so it may lag behind what other
-	// methods show for a moment, and its version says by how much.
+	// messages aside, and their threads: the number on the home page. It comes from a
+	// cache shared by all cells, which a change of either number makes stale; so it may
+	// lag behind what other methods show for a moment, and its version says by how much.
 	UnreadCounts(ctx context.Context, in *UnreadCountsRequest, opts ...grpc.CallOption) (*UnreadCountsResponse, error)
 	// Watch streams the mailbox's events in order of sequence, from any server. A
 	// reader that resumes after the last sequence it has taken in sees every event
@@ -407,9 +407,9 @@ type MessagesServer interface {
 	// and change it, and gets no message sent by a member whose copy has heard of it.
 	Unsubscribe(context.Context, *UnsubscribeRequest) (*UnsubscribeResponse, error)
 	// UnreadCounts returns the unread messages of the Inbox, muted threads and archived
-	// messages aside, and their threads: the number on the home page. It comes from a cache shared by all cells,
-	// which a change of either number makes stale; so it may lag behind what other
-	// methods show for a moment, and its version says by how much.
+	// messages aside, and their threads: the number on the home page. It comes from a
+	// cache shared by all cells, which a change of either number makes stale; so it may
+	// lag behind what other methods show for a moment, and its version says by how much.
 	UnreadCounts(context.Context, *UnreadCountsRequest) (*UnreadCountsResponse, error)
 	// Watch streams the mailbox's events in order of sequence, from any server. A
 	// reader that resumes after the last sequence it has taken in sees every event
