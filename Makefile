@@ -7,7 +7,7 @@ SHELL := bash
 
 GO ?= go
 TOOL := $(GO) tool -modfile=tools/go.mod
-TESTENV := $(GO) run ./internal/testenv/testenv
+TESTENV := $(GO) run ./internal/testenv/cmd/testenv
 
 .PHONY: help
 help: ## list the targets
