@@ -64,7 +64,7 @@ func (c *Conn) feed1(side Side, now time.Time, p []byte) {
 	for len(p) > 0 && c.state == speaksHTTP1 {
 		switch h.at {
 		case between:
-			if side == Client && !h.started && !tokenByte[p[0]] && c.breaks(side, NotHTTP) {
+			if side == Client && !h.started && classes[p[0]]&token == 0 && c.breaks(side, NotHTTP) {
 				return
 			}
 			if !c.begin1(side, h, now) {
@@ -245,9 +245,9 @@ func (c *Conn) absoluteForm(h *half, target []byte) bool {
 	if !ok || !foldEqual(scheme, "http") && !foldEqual(scheme, "https") {
 		return false
 	}
-	host := rest
+	authority := rest
 	if i := bytes.IndexAny(rest, "/?"); i >= 0 {
-		host = rest[:i]
+		authority = rest[:i]
 		path := rest[i:]
 		if path[0] == '?' {
 			path = append([]byte{'/'}, path...)
@@ -256,13 +256,13 @@ func (c *Conn) absoluteForm(h *half, target []byte) bool {
 			return false
 		}
 	}
-	if len(host) == 0 || !validHost(host) {
+	if len(authority) == 0 || !validHost(authority) {
 		return false
 	}
 	from := h.x.target.from
 	h.x.scheme = span{from, from + uint32(len(scheme))}
 	h.head.absolute = true
-	h.head.targetHost = span{h.x.scheme.to + 3, h.x.scheme.to + 3 + uint32(len(host))}
+	h.head.targetHost = span{h.x.scheme.to + 3, h.x.scheme.to + 3 + uint32(len(authority))}
 	return true
 }
 
@@ -559,7 +559,7 @@ func (c *Conn) chunkSize1(side Side, h *half, p []byte) []byte {
 				if h.prev == ';' || h.prev == '=' {
 					r = ChunkExtension
 				}
-			case !tokenByte[b]:
+			case classes[b]&token == 0:
 				r = ChunkExtension
 			}
 		case d < 0 || h.digits == 15:
@@ -620,7 +620,7 @@ func validHost(b []byte) bool {
 		b = b[:i]
 	}
 	for _, c := range b {
-		if !tokenByte[c] || bytes.IndexByte([]byte("!#$%&'*+^`|"), c) >= 0 {
+		if classes[c]&host == 0 {
 			return false
 		}
 	}

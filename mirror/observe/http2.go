@@ -774,7 +774,7 @@ func (l *fieldList) add(f hpack.HeaderField) {
 
 func hasUpper(b []byte) bool {
 	for _, c := range b {
-		if 'A' <= c && c <= 'Z' {
+		if classes[c]&upper != 0 {
 			return true
 		}
 	}

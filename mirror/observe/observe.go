@@ -82,6 +82,19 @@ const (
 	Unobserved
 )
 
+var outcomeNames = [...]string{
+	Complete: "complete", LiveAborted: "live_aborted", ClientCut: "client_cut", Early: "early", Refused: "refused",
+	Malformed: "malformed", Tunnelled: "tunnelled", Upgraded: "upgraded", Unobserved: "unobserved",
+}
+
+// String returns a constant fit for a label or a log.
+func (o Outcome) String() string {
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return ""
+}
+
 // Sink takes what a Conn observes. Calls come from within the Conn's methods,
 // on the goroutine that feeds it, and must not block or call the Conn. See
 // Exchange for how long x may be used.
@@ -445,37 +458,46 @@ func (c *Conn) drop(b *Body) {
 // recycle clears x, but for memory that the next exchange can use.
 func (c *Conn) recycle(x *Exchange) {
 	const spare = 8 << 10 // the pool must not pin the rare large section
-	clean := Exchange{}
-	from, to := x.sections(), clean.sections()
-	for i, f := range from {
+	var sections [4]Fields
+	for i, f := range x.sections() {
 		if cap(f.text) <= spare && cap(f.list)*fieldSize <= spare {
-			f.reset()
-			*to[i] = *f
+			sections[i].text, sections[i].list = f.text[:0], f.list[:0]
 		}
 	}
-	clean.Request.Body.Lengths = x.Request.Body.Lengths[:0]
-	clean.Answer.Body.Lengths = x.Answer.Body.Lengths[:0]
-	*x = clean
+	request, answer := x.Request.Body.Lengths[:0], x.Answer.Body.Lengths[:0]
+	*x = Exchange{}
+	for i, f := range x.sections() {
+		*f = sections[i]
+	}
+	x.Request.Body.Lengths, x.Answer.Body.Lengths = request, answer
 	c.o.exchanges.Put(x)
 }
 
-// tokenByte marks the bytes of RFC 9110 §5.6.2's token.
-var tokenByte = func() (t [256]bool) {
-	for c := byte('0'); c <= '9'; c++ {
-		t[c] = true
+// classes says what each byte may be part of.
+var classes = func() (t [256]class) {
+	for _, c := range []byte("!#$%&'*+^`|") {
+		t[c] = token
 	}
-	for c := byte('a'); c <= 'z'; c++ {
-		t[c], t[c-'a'+'A'] = true, true
+	for _, c := range []byte("0123456789abcdefghijklmnopqrstuvwxyz-._~") {
+		t[c] = token | host
 	}
-	for _, c := range []byte("!#$%&'*+-.^_`|~") {
-		t[c] = true
+	for c := byte('A'); c <= 'Z'; c++ {
+		t[c] = token | host | upper
 	}
 	return t
 }()
 
+type class uint8
+
+const (
+	token class = 1 << iota // RFC 9110 §5.6.2
+	host                    // see validHost
+	upper
+)
+
 func isToken(b []byte) bool {
 	for _, c := range b {
-		if !tokenByte[c] {
+		if classes[c]&token == 0 {
 			return false
 		}
 	}
