@@ -57,8 +57,8 @@ type Message struct {
 	Header, Trailer Fields
 	Body            Body
 	// First and Last are the clock readings of the chunks that held the first
-	// byte of the header and the last byte of the message. An answer is timed
-	// from its final header, not from an interim one.
+	// byte of the header and the last byte of the message, or of its body so
+	// far. An answer is timed from its final header, not from an interim one.
 	First, Last time.Time
 	// Complete says that the message ended where its framing said.
 	Complete bool

@@ -197,9 +197,8 @@ func (c *Conn) requestLine(h *half, s span) bool {
 	line := text[s.from:s.to]
 	i := bytes.IndexByte(line, ' ')
 	j := bytes.LastIndexByte(line, ' ')
-	switch {
-	case (i <= 0 || i == j || !isToken(line[:i]) || bytes.IndexByte(line[i+1:j], ' ') >= 0) &&
-		c.breaks(Client, c.first1(Client, h, StartLine, line)):
+	if i <= 0 || i == j || i+1 == j || !isToken(line[:i]) || bytes.IndexByte(line[i+1:j], ' ') >= 0 {
+		c.breaks(Client, c.first1(Client, h, StartLine, line))
 		return false
 	}
 	x.method = span{s.from, s.from + uint32(i)}
@@ -515,6 +514,7 @@ func (c *Conn) content1(side Side, h *half, now time.Time, p []byte) []byte {
 	if !c.body(side, m, p[:n], h.left, last) {
 		return nil
 	}
+	m.Last = now
 	if h.left > 0 {
 		h.left -= int64(n)
 	}
@@ -523,8 +523,6 @@ func (c *Conn) content1(side Side, h *half, now time.Time, p []byte) []byte {
 		c.end1(side, h, now)
 	case h.left == 0: // only a chunk gets here
 		h.at = chunkCR
-	default:
-		m.Last = now
 	}
 	return p[n:]
 }
