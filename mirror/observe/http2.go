@@ -374,7 +374,7 @@ func (c *Conn) content2(side Side, f *flow, now time.Time, p []byte, last bool) 
 	x := f.data
 	m := x.message(side)
 	if m.Complete || side == Live && !x.final {
-		x.spoil(side, H2Message) // DATA before the header, or after the end
+		c.spoil(x, side, H2Message) // DATA before the header, or after the end
 		return true
 	}
 	m.Last = now
@@ -394,8 +394,8 @@ func (c *Conn) data(side Side, f *flow, now time.Time, p []byte) bool {
 }
 
 // spoil marks x as malformed, by the first rule that it breaks.
-func (x *Exchange) spoil(side Side, r Rule) {
-	if x.Broken == 0 {
+func (c *Conn) spoil(x *Exchange, side Side, r Rule) {
+	if x.Broken == 0 && c.o.waived != r {
 		x.Broken, x.refusable = r, side == Client
 	}
 }
@@ -405,9 +405,9 @@ func (c *Conn) end2(side Side, x *Exchange, now time.Time) {
 	m := x.message(side)
 	switch {
 	case m.Complete, side == Live && !x.final:
-		x.spoil(side, H2Message)
+		c.spoil(x, side, H2Message)
 	case m.declared >= 0 && m.declared != m.Body.Size && !(side == Live && (x.headOnly || x.Status == 304)):
-		x.spoil(side, H2Length)
+		c.spoil(x, side, H2Length)
 	}
 	c.complete(m, now)
 	switch {
@@ -555,7 +555,7 @@ func (c *Conn) blockPart(side Side, f *flow, now time.Time, p []byte) bool {
 	default:
 		dst = &x.message(side).Trailer
 		if dst.Len() > 0 {
-			x.spoil(side, H2Message) // a third field section
+			c.spoil(x, side, H2Message) // a third field section
 		}
 	}
 	if !c.decode(side, f, p, dst) {
@@ -651,7 +651,7 @@ func (c *Conn) request2(f *flow, x *Exchange) {
 	x.tunnel = string(x.Method()) == "CONNECT"
 	if !x.tunnel {
 		if r := l.request(x); r != 0 {
-			x.spoil(Client, r)
+			c.spoil(x, Client, r)
 		}
 	}
 	switch {
@@ -677,13 +677,13 @@ func (c *Conn) answer2(f *flow, x *Exchange) {
 	}
 	switch {
 	case status == 0 || status == 101:
-		x.spoil(Live, H2Target)
+		c.spoil(x, Live, H2Target)
 	case l.rule != 0:
-		x.spoil(Live, l.rule)
+		c.spoil(x, Live, l.rule)
 	case l.seen&^(1<<pStatus) != 0:
-		x.spoil(Live, H2Pseudo)
+		c.spoil(x, Live, H2Pseudo)
 	case status < 200 && f.blockEnd:
-		x.spoil(Live, H2Message)
+		c.spoil(x, Live, H2Message)
 	}
 	if 100 <= status && status < 200 {
 		x.charge -= x.Answer.Header.size
@@ -702,11 +702,11 @@ func (c *Conn) trailer2(side Side, f *flow, x *Exchange) {
 	switch l := &f.list; {
 	case x.tunnel:
 	case l.rule != 0:
-		x.spoil(side, l.rule)
+		c.spoil(x, side, l.rule)
 	case l.seen != 0:
-		x.spoil(side, H2Pseudo)
+		c.spoil(x, side, H2Pseudo)
 	case !f.blockEnd || x.message(side).Complete:
-		x.spoil(side, H2Message)
+		c.spoil(x, side, H2Message)
 	}
 }
 

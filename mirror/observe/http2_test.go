@@ -24,6 +24,7 @@ func newTalk() *talk {
 	t.client.out.WriteString(clientPreface)
 	t.client.fr.WriteSettings()
 	t.live.fr.WriteSettings()
+	t.flush()
 	t.client.fr.WriteSettingsAck()
 	t.live.fr.WriteSettingsAck()
 	t.client.fr.AllowIllegalWrites = true
@@ -206,7 +207,7 @@ func TestHTTP2(t *testing.T) {
 		{"connect", func(t *talk) {
 			t.client.headers(1, false, ":method", "CONNECT", ":authority", "h:1").data(1, false, "raw").headers(3, true, get2...)
 			t.live.headers(1, false, ok2...).data(1, false, "raw").headers(3, true, ok2...)
-		}, []string{"GET /g?q 200 complete", "CONNECT  200 tunnelled"}, 0},
+		}, []string{"GET /g?q 200 complete", "CONNECT   200  tunnelled"}, 0},
 		{"extended connect", func(t *talk) {
 			t.client.headers(1, false, and(instead(post2, ":method", "CONNECT"), ":protocol", "websocket")...)
 			t.live.headers(1, true, ok2...)
@@ -244,13 +245,13 @@ func TestHTTP2(t *testing.T) {
 		{"length that does not hold, served", func(t *talk) {
 			t.client.headers(1, false, and(post2, "content-length", "3")...).data(1, true, "ab")
 			t.live.headers(1, true, ok2...)
-		}, []string{"POST /p ab 200 unobserved"}, H2Length},
+		}, []string{"POST /p ab 200 unobserved h2_length"}, H2Length},
 		{"length that does not hold, answered before", func(t *talk) {
 			t.client.headers(1, false, and(post2, "content-length", "3")...)
 			t.live.headers(1, true, ok2...)
 			t.flush()
 			t.client.data(1, true, "ab")
-		}, []string{"POST /p ab 200 unobserved"}, H2Length},
+		}, []string{"POST /p ab 200 unobserved h2_length"}, H2Length},
 
 		// Malformed answers.
 		{"no status", func(t *talk) {
@@ -318,11 +319,11 @@ func TestExchangeHTTP2(t *testing.T) {
 		Protocol: HTTP2, Stream: 1, Seq: 1, Method: "POST", Scheme: "https", Authority: "h", Path: "/p", Target: "/p",
 		Request: message{
 			Header: []pair{{"x-user", "ann"}, {"cookie", "a=b"}, {"cookie", "c=d"}}, Trailer: []pair{{"sum", "1"}},
-			Body: "ab", Size: 2, Hash: hashOf("ab"), First: 3, Last: 4, Complete: true,
+			Body: "ab", Size: 2, Hash: hashOf("ab"), First: 5, Last: 6, Complete: true,
 		},
 		Answer: message{
 			Header: []pair{{"a", "b"}}, Trailer: []pair{{"grpc-status", "0"}},
-			Body: "xyz", Size: 3, Hash: hashOf("xyz"), First: 5, Last: 6, Complete: true,
+			Body: "xyz", Size: 3, Hash: hashOf("xyz"), First: 7, Last: 8, Complete: true,
 		},
 		Status: 200, Outcome: Complete,
 	}})
