@@ -552,22 +552,17 @@ func (c *Conn) blockPart(side Side, f *flow, now time.Time, p []byte) bool {
 		dst = &x.Answer.Header
 		dst.reset()
 		x.Answer.First = now
+	case x.message(side).Trailer.size > 0:
+		c.spoil(x, side, H2Message) // a third field section
 	default:
 		dst = &x.message(side).Trailer
-		if dst.Len() > 0 {
-			c.spoil(x, side, H2Message) // a third field section
-		}
 	}
-	if !c.decode(side, f, p, dst) {
-		return false
-	}
-	if dst == nil {
-		return true
-	}
-	if !c.charge(side, x, dst) {
+	if !c.decode(side, f, p, dst) || dst != nil && !c.charge(side, x, dst) {
 		return false
 	}
 	switch {
+	case f.promise || x == nil:
+		return true
 	case opens:
 		c.request2(f, x)
 	case dst == &x.Answer.Header:
@@ -589,17 +584,24 @@ func (c *Conn) decode(side Side, f *flow, p []byte, dst *Fields) bool {
 	f.list.start(dst)
 	f.dec.SetEmitEnabled(dst != nil)
 	_, err := f.dec.Write(p)
-	if f.list.over && c.breaks(side, LimitHead) {
-		return false
+	if err == nil {
+		err = f.dec.Close()
 	}
-	if err == hpack.ErrStringLength {
+	// The decoder remembers the slice that it was given last, and we must not
+	// keep the caller's: give it another one, a field of the static table.
+	f.dec.SetEmitEnabled(false)
+	f.dec.Write(staticField)
+	f.list.dst = nil
+	switch {
+	case f.list.over || err == hpack.ErrStringLength:
 		return !c.breaks(side, LimitHead)
-	}
-	if (err != nil || f.dec.Close() != nil) && c.breaks(side, H2Block) {
-		return false
+	case err != nil:
+		return !c.breaks(side, H2Block)
 	}
 	return true
 }
+
+var staticField = []byte{0x80 | 2} // ":method: GET"
 
 // tableUpdates applies the dynamic table size updates that begin a field block
 // (RFC 7541 §6.3). It returns the rest of the block, and the rule that they
@@ -742,7 +744,7 @@ func (l *fieldList) start(dst *Fields) {
 
 // add is called by the decoder for each field.
 func (l *fieldList) add(f hpack.HeaderField) {
-	if l.dst == nil || l.over {
+	if l.over {
 		return
 	}
 	l.dst.size += int(f.Size())

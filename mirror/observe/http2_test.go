@@ -796,7 +796,10 @@ func FuzzHTTP2(f *testing.F) {
 func TestDiffer2Catches(t *testing.T) {
 	for name, c := range map[Rule]func(t *talk){
 		H2FieldName: func(t *talk) { t.client.headers(1, true, and(get2, "A", "b")...); t.live.headers(1, true, ok2...) },
-		H2Pseudo:    func(t *talk) { t.client.headers(1, true, and(get2, ":path", "/evil")...); t.live.headers(1, true, ok2...) },
+		H2Pseudo: func(t *talk) {
+			t.client.headers(1, true, and(get2, ":path", "/evil")...)
+			t.live.headers(1, true, ok2...)
+		},
 	} {
 		talk := newTalk()
 		talk.events = nil

@@ -149,7 +149,7 @@ const (
 	// maxMemory bounds what open exchanges of a connection take, reckoned as
 	// charge does. With slack of growing slices and two HPACK tables of 64 KiB
 	// of small entries it keeps a connection under 4 MiB.
-	maxMemory = 3 << 19
+	maxMemory = 5 << 19
 	// maxEarly bounds what live may say before the client's first byte.
 	maxEarly = 4 << 10
 )

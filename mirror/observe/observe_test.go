@@ -79,6 +79,7 @@ type recorder struct {
 	mode     Mode
 	request  func(x *Exchange) Mode
 	answer   func(x *Exchange) Mode
+	look     func(x *Exchange) // at what is done, while it may be read
 	done     []exchange
 	gaveUp   []Abandonment
 	requests int
@@ -101,7 +102,13 @@ func (r *recorder) Answer(x *Exchange) Mode {
 	return r.mode
 }
 
-func (r *recorder) Done(x *Exchange)        { r.done = append(r.done, plain(x)) }
+func (r *recorder) Done(x *Exchange) {
+	if r.look != nil {
+		r.look(x)
+	}
+	r.done = append(r.done, plain(x))
+}
+
 func (r *recorder) Abandoned(a Abandonment) { r.gaveUp = append(r.gaveUp, a) }
 
 // rule is the one that the connection was abandoned for, or 0.
