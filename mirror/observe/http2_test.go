@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"pgregory.net/rapid"
@@ -653,7 +654,7 @@ type stream2 struct {
 func theirStreams(data string) map[uint32]*stream2 {
 	out := map[uint32]*stream2{}
 	fr := http2.NewFramer(nil, bytes.NewReader([]byte(data)))
-	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	fr.ReadMetaHeaders = hpack.NewDecoder(mostTable, nil) // a larger table decodes what a smaller one does
 	fr.MaxHeaderListSize = 64 << 10
 	for {
 		f, err := fr.ReadFrame()
@@ -666,6 +667,9 @@ func theirStreams(data string) map[uint32]*stream2 {
 		}
 		id := f.Header().StreamID
 		s := out[id]
+		if s != nil && s.ended {
+			continue
+		}
 		switch f := f.(type) {
 		case *http2.MetaHeadersFrame:
 			var fields []pair
@@ -695,12 +699,24 @@ func theirStreams(data string) map[uint32]*stream2 {
 
 // differ2 compares complete exchanges with what x/net reads.
 func differ2(o *Observer, fromClient, fromLive string) error {
-	r := run(o, []event{client(clientPreface + fromClient), live(fromLive)}, nil)
-	requests, answers := theirStreams(fromClient), theirStreams(fromLive)
+	_, err := differEvents(o, []event{client(clientPreface + fromClient), live(fromLive)})
+	return err
+}
+
+// differEvents is differ2 for a conversation in the order of its events. It
+// returns how many exchanges were compared.
+func differEvents(o *Observer, events []event) (compared int, err error) {
+	r := run(o, events, nil)
+	var said [2]string
+	for _, e := range events {
+		said[e.side] += e.data
+	}
+	requests, answers := theirStreams(strings.TrimPrefix(said[Client], clientPreface)), theirStreams(said[Live])
 	for _, x := range r.done {
 		if x.Outcome != Complete {
 			continue
 		}
+		compared++
 		for i, m := range []message{x.Request, x.Answer} {
 			theirs := requests[x.Stream]
 			pseudo := []pair{{":method", x.Method}, {":scheme", x.Scheme}, {":path", x.Target}, {":authority", x.Authority}}
@@ -708,7 +724,7 @@ func differ2(o *Observer, fromClient, fromLive string) error {
 				theirs, pseudo = answers[x.Stream], []pair{{":status", fmt.Sprint(x.Status)}}
 			}
 			if theirs == nil || theirs.spoiled || !theirs.ended {
-				return fmt.Errorf("stream %d, message %d exists for us alone: %+v", x.Stream, i, theirs)
+				return compared, fmt.Errorf("stream %d, message %d exists for us alone: %+v", x.Stream, i, theirs)
 			}
 			var regular []pair
 			for _, f := range theirs.Header {
@@ -721,17 +737,17 @@ func differ2(o *Observer, fromClient, fromLive string) error {
 					found = found || p == f
 				}
 				if !found {
-					return fmt.Errorf("stream %d: we have %v, x/net has %v", x.Stream, pseudo, f)
+					return compared, fmt.Errorf("stream %d: we have %v, x/net has %v", x.Stream, pseudo, f)
 				}
 			}
 			got := fmt.Sprintf("%q %q %q", m.Header, m.Trailer, m.Body)
 			want := fmt.Sprintf("%q %q %q", regular, theirs.Trailer, theirs.Body)
 			if got != want {
-				return fmt.Errorf("stream %d: got %s, x/net reads %s", x.Stream, got, want)
+				return compared, fmt.Errorf("stream %d: got %s, x/net reads %s", x.Stream, got, want)
 			}
 		}
 	}
-	return nil
+	return compared, nil
 }
 
 // conversations are what both sides of an HTTP/2 connection say after the
@@ -789,6 +805,133 @@ func FuzzHTTP2(f *testing.F) {
 		whole, pieces := run(New(Config{}), events, nil), run(New(Config{}), events, cut)
 		same(t, "exchanges", pieces.done, whole.done)
 		same(t, "abandonment", pieces.gaveUp, whole.gaveUp)
+	})
+}
+
+// script turns bytes into a conversation that is mostly right: each step takes
+// one byte to choose from the frames below and more for its details.
+func script(ops []byte) []event {
+	t := newTalk()
+	next := func(n int) int {
+		if len(ops) == 0 {
+			return 0
+		}
+		v := int(ops[0])
+		ops = ops[1:]
+		return v % n
+	}
+	odd := [][]string{{"x", "y"}, {"X", "y"}, {"x", "a\nb"}, {"content-length", "3"}, {"te", "trailers"}, {"connection", "close"}, {"host", "g"},
+		{":path", "/evil"}, {"cookie", "a"}, {"x-long", strings.Repeat("v", 300)}, {"", ""}}
+	fields := func(base []string) []string {
+		base = and(base, "x-user", fmt.Sprint(next(8)))
+		if next(12) == 11 {
+			base = and(base, odd[next(len(odd))]...)
+		}
+		return base
+	}
+	header := func(f *frames, stream uint32, end bool, list []string) {
+		b := f.block(list...)
+		p := http2.HeadersFrameParam{StreamID: stream, BlockFragment: b, EndStream: end, EndHeaders: true, PadLength: uint8(next(3))}
+		if cut := next(8); cut > 5 && len(b) > cut {
+			p.BlockFragment, p.EndHeaders = b[:cut], false
+			f.fr.WriteHeaders(p)
+			f.fr.WriteContinuation(stream, true, b[cut:])
+			return
+		}
+		f.fr.WriteHeaders(p)
+	}
+	opened := uint32(0)
+	stream := func() uint32 { return uint32(max(int(opened)-2*next(3), 1)) } // one of the last three
+	sides := [2]*frames{t.client, t.live}
+	for len(ops) > 0 {
+		op := next(16)
+		if opened == 0 {
+			op = 0
+		}
+		switch op {
+		case 0, 1, 2: // a request, whole or its beginning
+			opened = (opened + 1) | 1
+			whole := next(4)
+			header(t.client, opened, whole == 0, fields([][]string{get2, post2, instead(get2, ":method", "HEAD"), grpcRequest}[next(4)]))
+			if whole == 1 || whole == 2 {
+				t.client.data(opened, true, "abc"[:next(4)])
+			}
+		case 3, 4:
+			t.client.fr.WriteDataPadded(stream(), next(2) == 0, []byte("abc")[:next(4)], make([]byte, next(4)))
+		case 5, 6, 7: // an answer, whole or its beginning
+			t.flush()
+			status := []string{"200", "200", "200", "204", "304", "400", "103"}[next(7)]
+			id, whole := stream(), next(4)
+			header(t.live, id, whole == 0, fields([]string{":status", status}))
+			switch whole {
+			case 1:
+				t.live.data(id, true, "xyz"[:next(4)])
+			case 2:
+				t.live.data(id, false, "xyz"[:next(4)])
+				header(t.live, id, true, fields([]string{"grpc-status", "0"}))
+			}
+		case 8, 9:
+			t.flush()
+			t.live.fr.WriteDataPadded(stream(), next(2) == 0, []byte("xyz")[:next(4)], make([]byte, next(4)))
+		case 10:
+			side := next(2)
+			header(sides[side], stream(), next(4) > 0, fields([]string{"trailer", "t"}))
+		case 11:
+			sides[next(2)].fr.WriteRSTStream(stream(), http2.ErrCode(next(9)))
+		case 12:
+			side, size := next(2), uint32(next(3)*4096)
+			sides[side].fr.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: size})
+			t.flush()
+			other := sides[1-side]
+			other.fr.WriteSettingsAck()
+			other.enc.SetMaxDynamicTableSizeLimit(size)
+			other.enc.SetMaxDynamicTableSize(size)
+		case 13:
+			t.live.fr.WriteGoAway(stream(), 0, nil)
+		case 14:
+			sides[next(2)].fr.WriteRawFrame(http2.FrameType(next(32)), http2.Flags(next(256)), stream(), make([]byte, next(12)))
+		case 15:
+			t.flush()
+		}
+	}
+	t.flush()
+	return t.events
+}
+
+// TestHTTP2Script compares conversations that are mostly right.
+func TestHTTP2Script(t *testing.T) {
+	compared := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		events := script(rapid.SliceOfN(rapid.Byte(), 20, 200).Draw(rt, "ops"))
+		n, err := differEvents(New(Config{}), events)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		compared += n
+		whole, pieces := run(New(Config{}), events, nil), run(New(Config{}), events, anyCut(rt))
+		if d := cmp.Diff(whole.done, pieces.done); d != "" {
+			rt.Fatal(d)
+		}
+		if d := cmp.Diff(whole.gaveUp, pieces.gaveUp); d != "" {
+			rt.Fatal(d)
+		}
+	})
+	t.Logf("%d exchanges compared", compared)
+	if compared < 20 {
+		t.Errorf("only %d exchanges were compared", compared)
+	}
+}
+
+// FuzzHTTP2Script is TestHTTP2Script led by coverage.
+func FuzzHTTP2Script(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0})
+	f.Add([]byte{1, 1, 1, 2, 0, 9, 0, 0, 3, 0, 0, 3, 0, 12, 0, 1, 6, 0, 1, 0, 0, 0, 8, 0, 0, 3, 2})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		events := script(ops)
+		if _, err := differEvents(New(Config{}), events); err != nil {
+			t.Error(err)
+		}
+		splitInvariant(t, events)
 	})
 }
 
