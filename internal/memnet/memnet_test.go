@@ -267,7 +267,7 @@ func TestWriteToClosed(t *testing.T) {
 		write(t, a, "not known yet, lost")
 		time.Sleep(50*time.Millisecond - 1)
 		write(t, a, "lost")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		_, err := a.Write([]byte("x"))
 		wantErr(t, "write", err, syscall.EPIPE)
 		_, err = a.Read(make([]byte, 1))
