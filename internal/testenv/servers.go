@@ -171,13 +171,13 @@ func portNames(config string) ([]string, error) {
 // single starts a server of one process in a directory of its own.
 func single(ctx context.Context, l *proc.Launcher, name string, spec func(dir string) (proc.Spec, error)) (*proc.Group, error) {
 	g := &proc.Group{Name: name}
-	return build(ctx, g, func() error {
+	return l.Build(ctx, g, func() error {
 		s, err := spec(g.Dir)
 		if err != nil {
 			return err
 		}
 		s.Name, s.Dir, s.Log = name, g.Dir, filepath.Join(g.Dir, name+".log")
-		p, err := l.Start(ctx, s)
+		p, err := l.Spawn(s)
 		if err != nil {
 			return err
 		}

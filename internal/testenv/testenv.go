@@ -27,7 +27,6 @@ package testenv
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -36,9 +35,11 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"darklaunch/internal/testenv/install"
+	"darklaunch/internal/testenv/keeper"
 	"darklaunch/internal/testenv/proc"
 )
 
@@ -67,7 +68,13 @@ func Main(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	env = &environment{launcher: proc.NewLauncher(), shared: map[string]*instance{}}
+	stop, err := follow(os.Getenv(keeper.Socket))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "testenv:", err)
+		return 1
+	}
+	defer stop()
+	env = &environment{launcher: proc.NewLauncher(""), shared: map[string]*instance{}}
 	defer env.launcher.Close()
 	code := m.Run()
 	for _, c := range slices.Backward(env.order) {
@@ -77,6 +84,32 @@ func run(m *testing.M) int {
 		}
 	}
 	return code
+}
+
+// follow makes this process end with the runner that listens at path, if there
+// is one: between them is the go command, whose death nobody here would notice.
+func follow(path string) (stop func(), err error) {
+	if path == "" {
+		return func() {}, nil
+	}
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("reach testenv run: %w", err)
+	}
+	var stopping atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = conn.Read(make([]byte, 1)) // nothing is ever sent
+		if !stopping.Load() {
+			fmt.Fprintln(os.Stderr, "testenv run is gone")
+			os.Exit(1)
+		}
+	})
+	return func() {
+		stopping.Store(true)
+		_ = conn.Close()
+		wg.Wait()
+	}, nil
 }
 
 // Launcher returns what starts processes in this test binary. It is for
@@ -231,23 +264,6 @@ func logs(t testing.TB, g *proc.Group) {
 	for _, p := range g.Processes {
 		t.Logf("the last lines of %s:\n%s", p.Name(), proc.Tail(p.Log(), 50))
 	}
-}
-
-// build makes a group's directory, calls fill to start its processes, and
-// waits for the whole. What was started is ended if it fails.
-func build(ctx context.Context, g *proc.Group, fill func() error) (_ *proc.Group, err error) {
-	g.Dir, err = os.MkdirTemp("", "testenv-"+g.Name+"-")
-	if err != nil {
-		return nil, err
-	}
-	err = fill()
-	if err == nil {
-		err = g.Await(ctx)
-	}
-	if err != nil {
-		return nil, errors.Join(err, g.Close())
-	}
-	return g, nil
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

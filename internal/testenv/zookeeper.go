@@ -44,7 +44,7 @@ func ZooKeeperEnsemble(t testing.TB) []*Server {
 func zookeeper(ctx context.Context, l *proc.Launcher, java, jar string, n int) (*proc.Group, error) {
 	return proc.Retry(3*n, func(ports []int) (*proc.Group, error) {
 		g := &proc.Group{Name: "zookeeper"}
-		return build(ctx, g, func() error {
+		return l.Build(ctx, g, func() error {
 			var members strings.Builder
 			for i := range n {
 				if n > 1 {
@@ -108,7 +108,7 @@ admin.enableServer=false
 			"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 			// Without a log binding ZooKeeper is silent, even about why it ends.
 			"-cp", jar + ":" + filepath.Join(filepath.Dir(jar), "slf4j-simple.jar"),
-			"org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg"},
+			"org.apache.zookeeper.server.quorum.QuorumPeerMain", "./zoo.cfg"},
 		Dir: home,
 		Log: filepath.Join(dir, name+".log"),
 		// Not whether it serves: of an ensemble restarted one by one the first

@@ -13,19 +13,48 @@ import (
 // start, and its directory. Its fields do not change once it is in use.
 type Group struct {
 	Name      string
+	Addr      string // host:port for clients, or several with commas between
 	Dir       string // removed by Close
 	Processes []*Process
 
-	// Ready asks once whether the whole serves, as Spec.Ready does for one
-	// process. Within bounds the time until it does; zero means 30s.
+	// Ready asks once whether the whole serves, when each process is ready. A
+	// nil Ready is always so. Within bounds the time until then; zero means 30s.
 	Ready  func(context.Context) error
 	Within time.Duration
 }
 
-// Await returns once the group is ready, or fails: at once when a process has
-// ended.
+// Build makes g's directory, calls fill to start its processes there, and waits
+// until the whole is ready. If any of it fails, what was started is ended and
+// the directory removed.
+func (l *Launcher) Build(ctx context.Context, g *Group, fill func() error) (_ *Group, err error) {
+	g.Dir, err = os.MkdirTemp(l.temp, "testenv-"+g.Name+"-")
+	if err != nil {
+		return nil, err
+	}
+	err = fill()
+	if err == nil {
+		err = g.Await(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// Await returns once every process is ready and so is the whole, or fails: at
+// once when a process has ended.
 func (g *Group) Await(ctx context.Context) error {
-	return await(ctx, g.Name, g.Within, g.Ready, g.Processes)
+	return await(ctx, g.Name, g.Within, func(ctx context.Context) error {
+		for _, p := range g.Processes {
+			if err := p.ready(ctx); err != nil {
+				return err
+			}
+		}
+		if g.Ready == nil {
+			return nil
+		}
+		return g.Ready(ctx)
+	}, g.Processes)
 }
 
 // Process returns the process of that name, or nil.
@@ -60,11 +89,6 @@ func (g *Group) Heal(ctx context.Context) error {
 	}
 	for _, p := range broken {
 		if err := p.respawn(); err != nil {
-			return err
-		}
-	}
-	for _, p := range broken {
-		if err := p.await(ctx); err != nil {
 			return err
 		}
 	}

@@ -29,14 +29,15 @@ const poll = 20 * time.Millisecond
 // as long as the program; a goroutine's usual thread may not. It is safe for
 // concurrent use.
 type Launcher struct {
+	temp   string
 	starts chan func()
 	done   chan struct{}
 }
 
 // NewLauncher returns a Launcher, to be closed after the last process that it
-// started.
-func NewLauncher() *Launcher {
-	l := &Launcher{starts: make(chan func()), done: make(chan struct{})}
+// started. Its groups make their directories in temp; empty means os.TempDir.
+func NewLauncher(temp string) *Launcher {
+	l := &Launcher{temp: temp, starts: make(chan func()), done: make(chan struct{})}
 	go func() {
 		defer close(l.done)
 		// Never unlocked: the thread ends with this goroutine.
@@ -55,11 +56,18 @@ func (l *Launcher) Close() {
 	<-l.done
 }
 
-// do runs f on the Launcher's thread.
-func (l *Launcher) do(f func()) {
-	done := make(chan struct{})
-	l.starts <- func() { f(); close(done) }
-	<-done
+// StartCommand is cmd.Start for a process of the Launcher: one in a group of its
+// own, which gets the signal death, or SIGKILL for zero, when this program dies.
+// The caller waits for it.
+func (l *Launcher) StartCommand(cmd *exec.Cmd, death syscall.Signal) error {
+	attr, err := attributes(death)
+	if err != nil {
+		return err
+	}
+	cmd.SysProcAttr = attr
+	started := make(chan error)
+	l.starts <- func() { started <- cmd.Start() }
+	return <-started
 }
 
 // A Spec says how a process is started, asked and ended.
@@ -104,6 +112,7 @@ type Process struct {
 // A life is what a Process is between two starts.
 type life struct {
 	pid     int
+	began   time.Time
 	over    chan struct{} // closed when the process was waited for
 	outcome error         // how it ended; read after over
 }
@@ -130,7 +139,7 @@ func (l *Launcher) Start(ctx context.Context, spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.await(ctx); err != nil {
+	if err := p.Await(ctx); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
@@ -139,15 +148,10 @@ func (l *Launcher) Start(ctx context.Context, spec Spec) (*Process, error) {
 // Output runs a program to its end, or that of ctx, and returns what it printed
 // to stdout and stderr.
 func (l *Launcher) Output(ctx context.Context, path string, args ...string) ([]byte, error) {
-	attr, err := attributes(0)
-	if err != nil {
-		return nil, err
-	}
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = attr
-	l.do(func() { err = cmd.Start() })
+	err := l.StartCommand(cmd, 0)
 	if err == nil {
 		err = cmd.Wait()
 	}
@@ -167,10 +171,6 @@ func (l *Launcher) Spawn(spec Spec) (*Process, error) {
 
 // spawn needs p.mu.
 func (p *Process) spawn() error {
-	attr, err := attributes(p.spec.Death)
-	if err != nil {
-		return fmt.Errorf("start %s: %w", p.spec.Name, err)
-	}
 	log, err := os.OpenFile(p.spec.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.spec.Name, err)
@@ -180,12 +180,11 @@ func (p *Process) spawn() error {
 	cmd.Env = append(os.Environ(), p.spec.Env...)
 	cmd.Dir = p.spec.Dir
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = attr
-	p.launcher.do(func() { err = cmd.Start() })
-	if err != nil {
+	began := time.Now()
+	if err := p.launcher.StartCommand(cmd, p.spec.Death); err != nil {
 		return fmt.Errorf("start %s: %w", p.spec.Name, err)
 	}
-	l := &life{pid: cmd.Process.Pid, over: make(chan struct{})}
+	l := &life{pid: cmd.Process.Pid, began: began, over: make(chan struct{})}
 	p.life, p.hurt = l, false
 	go func() { // ends with the process, which Close waits for
 		l.outcome = cmd.Wait()
@@ -194,7 +193,8 @@ func (p *Process) spawn() error {
 	return nil
 }
 
-func (p *Process) await(ctx context.Context) error {
+// Await returns once the process is ready: Start does so, Spawn does not.
+func (p *Process) Await(ctx context.Context) error {
 	return await(ctx, p.spec.Name, p.spec.Within, p.ready, []*Process{p})
 }
 
@@ -210,9 +210,6 @@ func (p *Process) ready(ctx context.Context) error {
 
 // await asks ready until it says yes, and gives up when one of ps ends.
 func await(ctx context.Context, name string, within time.Duration, ready func(context.Context) error, ps []*Process) error {
-	if ready == nil {
-		return nil
-	}
 	if within == 0 {
 		within = 30 * time.Second
 	}
@@ -261,6 +258,9 @@ func (p *Process) Log() string { return p.spec.Log }
 
 // Pid returns the process id, which is the group's too. A Restart changes it.
 func (p *Process) Pid() int { return p.now().pid }
+
+// Began returns when the process was last started.
+func (p *Process) Began() time.Time { return p.now().began }
 
 func (p *Process) now() *life {
 	p.mu.Lock()
@@ -325,7 +325,7 @@ func (p *Process) Restart(ctx context.Context) error {
 	if err := p.respawn(); err != nil {
 		return err
 	}
-	return p.await(ctx)
+	return p.Await(ctx)
 }
 
 func (p *Process) respawn() error {

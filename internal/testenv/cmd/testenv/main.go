@@ -20,7 +20,11 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
+
+	"darklaunch/internal/testenv/hbase"
 	"darklaunch/internal/testenv/install"
+	"darklaunch/internal/testenv/runner"
 )
 
 var errUsage = errors.New("usage: testenv setup | testenv run -- COMMAND [ARGUMENT]...")
@@ -37,9 +41,20 @@ func run(args []string, out io.Writer) (code int, err error) {
 	switch {
 	case len(args) == 1 && args[0] == "setup":
 		return setup(out)
+	case len(args) >= 3 && args[0] == "run" && args[1] == "--":
+		return runTests(args[2:], out)
 	default:
 		return 2, errUsage
 	}
+}
+
+func runTests(command []string, out io.Writer) (int, error) {
+	logrus.SetOutput(io.Discard) // gohbase tells there of every retry
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	r := runner.Runner{Command: command, Starts: hbase.Starts, Signals: signals, Out: out}
+	return r.Run()
 }
 
 func setup(out io.Writer) (int, error) {
