@@ -22,14 +22,14 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// took logs how long a server took to be ready, and wants no more than twice
-// the bound aimed at.
+// took logs how long a server took to be ready. Other packages' tests run beside
+// these, so it complains only far beyond what is aimed at.
 func took(t *testing.T, what string, start time.Time, aim time.Duration) {
 	t.Helper()
 	d := time.Since(start)
 	t.Logf("%s after %v (aim: %v)", what, d.Round(time.Millisecond), aim)
-	if d > 2*aim {
-		t.Errorf("%s after %v, want within %v", what, d, 2*aim)
+	if d > 4*aim {
+		t.Errorf("%s after %v, want within %v", what, d, 4*aim)
 	}
 }
 

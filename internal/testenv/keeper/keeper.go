@@ -132,7 +132,9 @@ func (k *Keeper) heal(name string) {
 		return // nobody will ask again
 	}
 	start := time.Now()
-	if err := s.group.Heal(k.ctx); err != nil {
+	if err := s.group.Heal(k.ctx); k.ctx.Err() != nil {
+		return
+	} else if err != nil {
 		k.report("%s cannot be made whole, and is ended: %v", name, err)
 		s.err = s.group.Close()
 		s.group = nil
@@ -146,9 +148,10 @@ func (k *Keeper) heal(name string) {
 type Session struct {
 	keeper *Keeper
 
-	mu      sync.Mutex
-	request *Request // nil before Acquire
-	group   *proc.Group
+	mu       sync.Mutex
+	request  *Request    // nil before Acquire has got the loan
+	group    *proc.Group // nil when there is none to hurt
+	returned bool
 }
 
 // Acquire waits for the loan.
@@ -209,17 +212,33 @@ func (s *Session) Do(order Order, pid *int) error {
 	return fmt.Errorf("no such order: %q", order.Act)
 }
 
-// end gives the loan back.
-func (s *Session) end() {
+// Return gives the loan back. It returns before the server is made whole.
+func (s *Session) Return(struct{}, *struct{}) error {
+	s.giveBack()
+	return nil
+}
+
+func (s *Session) giveBack() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.request == nil {
+	if s.request == nil || s.returned {
 		return
 	}
+	s.returned, s.group = true, nil
 	lock := s.keeper.kept[s.request.Server].lock
 	if s.request.Exclusive {
 		lock.keep("whoever makes it whole")
-		s.keeper.heal(s.request.Server)
+	} else {
+		lock.release(s.request.Holder, false)
 	}
-	lock.release(s.request.Holder, s.request.Exclusive)
+}
+
+// end ends the session, and the loan with it.
+func (s *Session) end() {
+	s.giveBack()
+	if s.request == nil || !s.request.Exclusive {
+		return
+	}
+	s.keeper.heal(s.request.Server)
+	s.keeper.kept[s.request.Server].lock.release(s.request.Holder, true)
 }

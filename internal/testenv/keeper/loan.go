@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/rpc"
@@ -70,4 +71,9 @@ func (l *Loan) do(act, process string) error {
 
 // Close hands the server back. The Keeper makes it whole after that, if it was
 // held alone.
-func (l *Loan) Close() error { return l.client.Close() }
+func (l *Loan) Close() error {
+	return errors.Join(l.client.Call("Keeper.Return", struct{}{}, nil), l.client.Close())
+}
+
+// Cut ends the connection without a word, as the holder's death would.
+func (l *Loan) Cut() error { return l.client.Close() }

@@ -227,10 +227,12 @@ func await(ctx context.Context, name string, within time.Duration, ready func(co
 			}
 		})
 	}
+	start := time.Now()
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
 		err := ready(ctx)
+		over := ctx.Err() != nil // before asking who died: a death ends ctx
 		for _, p := range ps {
 			if died := p.Died(); died != nil {
 				return died
@@ -239,9 +241,11 @@ func await(ctx context.Context, name string, within time.Duration, ready func(co
 		if err == nil {
 			return nil
 		}
+		if over {
+			return fmt.Errorf("%s is not ready after %.1fs: %w", name, time.Since(start).Seconds(), err)
+		}
 		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready after %v: %w", name, within, err)
+		case <-ctx.Done(): // once more, to tell why
 		case <-tick.C:
 		}
 	}
