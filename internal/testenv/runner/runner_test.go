@@ -115,6 +115,7 @@ func runner(t *testing.T, plant string, argv ...string) (cmd *exec.Cmd, out *byt
 	cmd = exec.Command(os.Args[0], argv...)
 	cmd.Env = append(os.Environ(), role+"=runner", "PLANT="+plant, "TMPDIR="+t.TempDir())
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = time.Second // what it leaves behind may hold its output open
 	return cmd, out
 }
 
@@ -219,7 +220,7 @@ func TestSignals(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(sig.String(), func(t *testing.T) {
 			// The one that counts is not the leader: go test's binaries are not.
-			script := `trap "" INT TERM; sh -c 'trap "exit 9" INT TERM; touch up; while :; do sleep 0.05; done'; exit $?`
+			script := `trap : INT TERM; sh -c 'trap "exit 9" INT TERM; touch up; while :; do sleep 0.05; done'; exit $?`
 			cmd, out := runner(t, "", "sh", "-c", script)
 			cmd.Dir = t.TempDir()
 			if err := cmd.Start(); err != nil {
@@ -246,7 +247,7 @@ func TestSignals(t *testing.T) {
 // TestKilledRunner kills a runner whose command has borrowed a server: server
 // and command go with it.
 func TestKilledRunner(t *testing.T) {
-	cmd, _ := runner(t, "borrower", "sh", "-c", os.Args[0]+" && echo $$ && sleep 1000")
+	cmd, _ := runner(t, "borrower", "sh", "-c", os.Args[0]+" && echo $$ && exec sleep 1000")
 	cmd.Stdout = nil
 	out, err := cmd.StdoutPipe()
 	if err != nil {
