@@ -95,31 +95,51 @@ func Locate(tool Tool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return locate(cache, tool, lookPath)
+	return finder{cache: cache, look: lookPath, exists: exists}.locate(tool)
 }
 
-func locate(cache string, tool Tool, look func(string) (string, error)) (string, error) {
+// A finder looks for tools.
+type finder struct {
+	cache  string
+	look   func(program string) (string, error) // as exec.LookPath
+	exists func(path string) bool
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// locate looks for a tool and what it runs on.
+func (f finder) locate(tool Tool) (string, error) {
 	e := lookup(tool)
 	for _, need := range e.needs {
-		if _, err := locate(cache, need, look); err != nil {
+		if _, err := f.locate(need); err != nil {
 			return "", err
 		}
 	}
+	path := f.find(e)
+	if path == "" {
+		return "", &MissingError{Tool: tool, Source: e.source()}
+	}
+	return path, nil
+}
+
+// find looks for a tool alone; "" is not found.
+func (f finder) find(e entry) string {
 	for _, name := range e.programs {
-		if path, err := look(name); err == nil {
-			return path, nil
+		if path, err := f.look(name); err == nil {
+			return path
 		}
 	}
-	if len(e.programs) == 0 {
-		path := e.file
-		if path == "" {
-			path = filepath.Join(cache, filepath.FromSlash(e.cached))
-		}
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
+	path := e.file
+	if e.cached != "" {
+		path = filepath.Join(f.cache, filepath.FromSlash(e.cached))
 	}
-	return "", &MissingError{Tool: tool, Source: e.source()}
+	if path != "" && f.exists(path) {
+		return path
+	}
+	return ""
 }
 
 func lookup(tool Tool) entry {

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 )
 
 // mavenPlugin is the version of the plugin that copies the jars.
@@ -29,6 +30,7 @@ type Setup struct {
 	OS     string                                 // as runtime.GOOS
 	Root   bool                                   // whether packages may be installed
 	Look   func(program string) (string, error)   // as exec.LookPath
+	Exists func(path string) bool                 // whether there is such a file
 	Exec   func(context.Context, ...string) error // runs a command to its end
 	Out    io.Writer                              // takes what is done
 }
@@ -46,6 +48,7 @@ func NewSetup(out io.Writer) (*Setup, error) {
 		OS:     runtime.GOOS,
 		Root:   os.Geteuid() == 0,
 		Look:   lookPath,
+		Exists: exists,
 		Exec:   func(ctx context.Context, argv ...string) error { return execute(ctx, out, argv) },
 		Out:    out,
 	}, nil
@@ -57,6 +60,9 @@ func execute(ctx context.Context, out io.Writer, argv []string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	cmd.Stdout, cmd.Stderr = &output, &output
+	// A package manager must not be killed in the middle.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
 	err := cmd.Run()
 	if err != nil {
 		_, _ = output.WriteTo(out)
@@ -89,7 +95,7 @@ func (s *Setup) Run(ctx context.Context) ([]*MissingError, error) {
 	var errs []error
 	errs = append(errs, s.sweep(), s.debian(ctx))
 	for _, e := range table {
-		if e.cached != "" && !s.has(e.tool) {
+		if e.cached != "" && !s.has(e) {
 			errs = append(errs, s.fetch(ctx, e))
 		}
 	}
@@ -107,7 +113,7 @@ func (s *Setup) say(format string, args ...any) {
 func (s *Setup) missing() []*MissingError {
 	var missing []*MissingError
 	for _, e := range table {
-		if !s.has(e.tool) {
+		if !s.has(e) {
 			missing = append(missing, &MissingError{Tool: e.tool, Source: e.source()})
 		}
 	}
@@ -115,10 +121,8 @@ func (s *Setup) missing() []*MissingError {
 }
 
 // has asks about the tool alone: what it runs on has an entry of its own.
-func (s *Setup) has(tool Tool) bool {
-	_, err := locate(s.Cache, tool, s.Look)
-	m, ok := errors.AsType[*MissingError](err)
-	return err == nil || ok && m.Tool != tool
+func (s *Setup) has(e entry) bool {
+	return finder{s.Cache, s.Look, s.Exists}.find(e) != ""
 }
 
 // sweep removes what a setup that was killed left half done.
@@ -168,7 +172,7 @@ func (s *Setup) debian(ctx context.Context) error {
 func (s *Setup) packages(ctx context.Context) []string {
 	var packages []string
 	for _, e := range table {
-		if s.has(e.tool) {
+		if s.has(e) {
 			continue
 		}
 		packages = append(packages, e.debian...)

@@ -11,14 +11,11 @@ import (
 	"darklaunch/internal/testenv/proc"
 )
 
-// grace is what a process that was told to end may take for it.
-const grace = 2 * time.Second
-
 // leftBehind ends the descendants of this process, empties the directories and
 // says what it found: each process with the ports that it listened on, each
 // file, and each port that this process itself listens on.
-func leftBehind(dirs []string) ([]string, error) {
-	left, err := processes()
+func leftBehind(dirs []string, grace time.Duration) ([]string, error) {
+	left, err := processes(grace)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +37,7 @@ func leftBehind(dirs []string) ([]string, error) {
 }
 
 // processes ends what is left, and names what did not end by itself.
-func processes() ([]string, error) {
+func processes(grace time.Duration) ([]string, error) {
 	alive, err := descendants(grace)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@
 package runner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +27,7 @@ type Runner struct {
 	Starts  func(*proc.Launcher) keeper.Starts // the servers to lend
 	Signals <-chan os.Signal                   // passed on to the command
 	Out     io.Writer                          // takes reports; the command has the program's own
+	Grace   time.Duration                      // for processes that end by themselves; zero means 2s
 }
 
 // Run runs the command to its end and ends the servers. It returns the
@@ -49,7 +52,7 @@ func (r *Runner) Run() (code int, err error) {
 		}
 	}
 	code, err = r.command(filepath.Join(root, "keeper.sock"), dirs[0], dirs[1])
-	left, leftErr := leftBehind(dirs)
+	left, leftErr := leftBehind(dirs, cmp.Or(r.Grace, 2*time.Second))
 	for _, l := range left {
 		r.report("left behind: %s", l)
 	}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"time"
 
 	"darklaunch/internal/testenv/keeper"
 	"darklaunch/internal/testenv/proc"
@@ -22,6 +23,7 @@ type Runner struct {
 	Starts  func(*proc.Launcher) keeper.Starts
 	Signals <-chan os.Signal
 	Out     io.Writer
+	Grace   time.Duration
 }
 
 // Run runs the command and returns its exit code.

@@ -52,7 +52,7 @@ func run() int {
 	check(os.Setenv(role, os.Getenv("PLANT")))
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	r := Runner{Command: os.Args[1:], Starts: sleeper, Signals: signals, Out: os.Stderr}
+	r := Runner{Command: os.Args[1:], Starts: sleeper, Signals: signals, Out: os.Stderr, Grace: 300 * time.Millisecond}
 	code, err := r.Run()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -140,7 +140,7 @@ func TestRun(t *testing.T) {
 		{name: "killed by a signal", argv: []string{"sh", "-c", "kill -9 $$"}, code: 137},
 		{name: "no such program", argv: []string{"no-such-program"}, code: 1, report: []string{"no-such-program"}},
 		{name: "cleans up itself", argv: []string{"sh", "-c", `d=$(mktemp -d) && sleep 0.3 & touch $TMPDIR/x; rm $TMPDIR/x; wait; rm -r $TMPDIR/*`}},
-		{name: "a process that ends in a moment", argv: []string{"sh", "-c", "sleep 0.5 &"}},
+		{name: "a process that ends in a moment", argv: []string{"sh", "-c", "sleep 0.1 &"}},
 		{name: "servers", plant: "borrower", argv: []string{os.Args[0]}, report: []string{"sleeper: ready"}},
 		{
 			name: "planted process", argv: []string{"sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &"}, code: 1,
