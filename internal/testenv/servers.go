@@ -216,7 +216,8 @@ func chromium(ctx context.Context, l *proc.Launcher, program string) (*proc.Grou
 					"--disable-crash-reporter", "--disable-breakpad", "--disable-dev-shm-usage",
 					"--user-data-dir=" + filepath.Join(dir, "profile"),
 					"--remote-debugging-port=" + strconv.Itoa(ports[0]), "about:blank"},
-				Env:   []string{"HOME=" + dir, "TMPDIR=" + dir, "XDG_CACHE_HOME=" + dir, "XDG_CONFIG_HOME=" + dir},
+				// Relative to dir, as the path of a socket in it is limited to 107 bytes.
+				Env:   []string{"TMPDIR=.", "HOME=" + dir, "XDG_CACHE_HOME=" + dir, "XDG_CONFIG_HOME=" + dir},
 				Ready: func(ctx context.Context) error { return answers(ctx, "http://"+addr+"/json/version") },
 			}, nil
 		})

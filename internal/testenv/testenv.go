@@ -86,13 +86,13 @@ func run(m *testing.M) int {
 	return code
 }
 
-// follow makes this process end with the runner that listens at path, if there
+// follow makes this process end with the runner that listens on socket, if there
 // is one: between them is the go command, whose death nobody here would notice.
-func follow(path string) (stop func(), err error) {
-	if path == "" {
+func follow(socket string) (stop func(), err error) {
+	if socket == "" {
 		return func() {}, nil
 	}
-	conn, err := net.Dial("unix", path)
+	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("reach testenv run: %w", err)
 	}

@@ -98,8 +98,8 @@ func borrow(t testing.TB, server string, hold Hold) *Server {
 // lender is the keeper that testenv run has started, or one for the package.
 func lender(t testing.TB) func(keeper.Request) (*keeper.Loan, error) {
 	t.Helper()
-	if path := os.Getenv(keeper.Socket); path != "" {
-		return func(r keeper.Request) (*keeper.Loan, error) { return keeper.Dial(path, r) }
+	if socket := os.Getenv(keeper.Socket); socket != "" {
+		return func(r keeper.Request) (*keeper.Loan, error) { return keeper.Dial(socket, r) }
 	}
 	l := testenv.Launcher(t)
 	k := testenv.Shared(t, "keeper", func(context.Context) (*keeper.Keeper, error) {

@@ -21,7 +21,8 @@ import (
 	"darklaunch/internal/testenv/proc"
 )
 
-// Socket is the environment variable that tells tests where a Keeper listens.
+// Socket is the environment variable that tells tests where a Keeper listens: an
+// address for net.Dial("unix").
 const Socket = "DARKLAUNCH_TESTENV"
 
 // Starts maps the names of servers to what starts them.

@@ -33,10 +33,10 @@ type Loan struct {
 	client *rpc.Client
 }
 
-// Dial borrows from the Keeper that listens on the unix socket at path. It
+// Dial borrows from the Keeper that listens on a unix socket. It
 // waits while others hold the server, and while it starts.
-func Dial(path string, request Request) (*Loan, error) {
-	conn, err := net.Dial("unix", path)
+func Dial(socket string, request Request) (*Loan, error) {
+	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("borrow %s: %w", request.Server, err)
 	}

@@ -51,7 +51,9 @@ func (r *Runner) Run() (code int, err error) {
 			return 1, errors.Join(err, os.RemoveAll(root))
 		}
 	}
-	code, err = r.command(filepath.Join(root, "keeper.sock"), dirs[0], dirs[1])
+	// An abstract address: a path is limited to 107 bytes, and TMPDIR is not.
+	socket := fmt.Sprintf("@%s-%d", filepath.Base(root), os.Getpid())
+	code, err = r.command(socket, dirs[0], dirs[1])
 	left, leftErr := leftBehind(dirs, cmp.Or(r.Grace, 2*time.Second))
 	for _, l := range left {
 		r.report("left behind: %s", l)
