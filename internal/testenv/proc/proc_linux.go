@@ -107,10 +107,12 @@ func command(s procfs.ProcStat) string {
 // Processes that have ended, and those of other users, listen on nothing.
 func Listening(pids ...int) ([]string, error) {
 	sockets := map[string]string{}
+	//lint:ignore SA1019 netlink, to which it points, is a protocol where this is a file
 	v4, err := procfs.FS.NetTCP(procRoot())
 	if err != nil {
 		return nil, err
 	}
+	//lint:ignore SA1019 netlink, to which it points, is a protocol where this is a file
 	v6, err := procfs.FS.NetTCP6(procRoot())
 	if err != nil {
 		v6 = nil // a kernel without IPv6

@@ -27,7 +27,7 @@ import (
 	"darklaunch/internal/testenv/runner"
 )
 
-var errUsage = errors.New("usage: testenv setup | testenv run -- COMMAND [ARGUMENT]...")
+var errUsage = errors.New("usage: testenv setup, or testenv run -- COMMAND [ARGUMENT ...]")
 
 func main() {
 	code, err := run(os.Args[1:], os.Stderr)
