@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// cells is the number of equal parts of a period between which a wave's inverse is first looked up.
+// cells is the number of equal parts of a period between which a wave's inverse is first
+// looked up.
 const cells = 1024
 
-// wave is a Wave made ready: its integral has a closed form, its inverse is found by Newton's
-// method from the nearest of the knots.
+// wave is a Wave made ready: its integral has a closed form, its inverse is found by
+// Newton's method from the nearest of the knots.
 type wave struct {
 	mean   float64
 	period time.Duration
@@ -82,8 +83,8 @@ func (w *wave) inverse(x float64) float64 {
 	if rise := w.knots[i+1] - w.knots[i]; rise > 0 {
 		t = low + width*(x-w.knots[i])/rise
 	}
-	// Two or three steps are enough, except where the rate is near zero: there
-	// a step that leaves the bracket is replaced by halving it.
+	// Two or three steps are enough, except where the rate is near zero: there a step that
+	// leaves the bracket is replaced by halving it.
 	for range 64 {
 		over := w.within(t) - x
 		if over > 0 {
