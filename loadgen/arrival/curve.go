@@ -234,7 +234,8 @@ func (c *Curve) mass(t time.Duration) mass {
 // rate at t since the piece's start.
 func (p *piece) rate(t time.Duration) float64 {
 	if p.wave != nil {
-		return p.wave.rate((t % p.wave.period).Seconds())
+		_, rate := p.wave.at((t % p.wave.period).Seconds())
+		return max(0, rate)
 	}
 	return p.from + (p.to-p.from)*(float64(t)/float64(p.end-p.start))
 }
