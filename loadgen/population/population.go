@@ -28,27 +28,28 @@ type User uint32
 // Config describes a population. Where a field's zero is a default, a negative value means
 // none.
 type Config struct {
-	Seed uint64
+	Seed uint64 `yaml:"seed"`
 	// Users is how many there are: 2 to 2^31.
-	Users int
+	Users int `yaml:"users"`
 	// Sigma is the deviation of the logarithm of a user's activity: with 1.4, the most
 	// active hundredth makes 18 % of the calls, the tenth 55 %. Zero means 1.4; none: all
 	// are alike.
-	Sigma float64
+	Sigma float64 `yaml:"sigma"`
 	// Cap is the most that one user does, as a multiple of the average user: for at most 2
 	// calls a second each, where users make rate together, 2 · Users / rate. Zero means no
 	// cap, else it is above 1.
-	Cap float64
+	Cap float64 `yaml:"cap"`
 	// Contacts is the law of the size of a contact list, fractions cut off. Zero means a
 	// median of 60, sigma 1, from 1 to 5000.
-	Contacts LogNormal
+	Contacts LogNormal `yaml:"contacts"`
 	// Popularity is the exponent of the Zipf law by which a user writes to the first,
 	// second, … of the contacts. Zero means 0.8; none: all alike.
-	Popularity float64
+	Popularity float64 `yaml:"popularity"`
 	// HotAccounts is the share of accounts, at least one, that HotMessages, a share of all
 	// messages, goes to: pages and robots that many write to. Zero means 0.05 % and 5 %;
 	// none: no such accounts.
-	HotAccounts, HotMessages float64
+	HotAccounts float64 `yaml:"hot_accounts"`
+	HotMessages float64 `yaml:"hot_messages"`
 }
 
 // withDefaults returns c with defaults and nones resolved, or says what makes no sense.
