@@ -68,7 +68,7 @@ func TestNeedMissing(t *testing.T) {
 func TestBrokenConfiguration(t *testing.T) {
 	testenv.Need(t, install.Nginx)
 	for config, want := range map[string]string{
-		`events {} http { server { listen {{addr "a"}}; nonsense; } }`: `unknown directive "nonsense"`,
+		`events {} http { access_log off; server { listen {{addr "a"}}; nonsense; } }`: `unknown directive "nonsense"`,
 		`events {}`: `it names no port`,
 		`{{addr }}`: `wrong number of args`,
 	} {
@@ -87,7 +87,7 @@ func TestLogsOfAFailedTest(t *testing.T) {
 	for _, failed := range []bool{true, false} {
 		r := &recorder{TB: t}
 		r.run(func(t testing.TB) {
-			srv := testenv.Nginx(t, `error_log stderr; events {} http { server { listen {{addr "a"}}; root {{dir}}; } }`)
+			srv := testenv.Nginx(t, `error_log stderr; events {} http { access_log off; server { listen {{addr "a"}}; root {{dir}}; } }`)
 			get(r.TB.(*testing.T), "http://"+srv.Addr+"/no-such-file")
 		})
 		r.failed = failed
@@ -137,7 +137,7 @@ func TestWaitToBeKilled(t *testing.T) {
 	if os.Getenv("WAIT_TO_BE_KILLED") == "" {
 		t.Skip("part of TestDiesWithTheTestBinary")
 	}
-	nginx := testenv.Nginx(t, `worker_processes 2; events {} http { server { listen {{addr "a"}}; } }`)
+	nginx := testenv.Nginx(t, `worker_processes 2; events {} http { access_log off; server { listen {{addr "a"}}; } }`)
 	chromium := testenv.Chromium(t)
 	fmt.Printf("group %d\ngroup %d\n", nginx.Pid(), chromium.Pid())
 	select {}

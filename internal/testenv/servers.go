@@ -62,8 +62,10 @@ func memcached(ctx context.Context, l *proc.Launcher, program string) (*proc.Gro
 // named: {{addr "NAME"}} is 127.0.0.1 and a free port, {{port "NAME"}} the port
 // alone, and {{dir}} the server's directory, to which relative paths refer.
 // The text sets no daemon, pid, user or error_log: nginx stays in the
-// foreground, is the test's user and logs to the test. It is ready when it
-// listens; nothing is sent, as it would reach the backends behind.
+// foreground, is the test's user and logs to the test. It does set access_log,
+// and client_body_temp_path where bodies are large: nginx puts both in the
+// system's places, which only root may write. It is ready when it listens;
+// nothing is sent, as it would reach the backends behind.
 func Nginx(t testing.TB, config string) *Server {
 	t.Helper()
 	program := Need(t, install.Nginx)[0]

@@ -115,7 +115,11 @@ func (k *Keeper) get(name string) (*proc.Group, error) {
 		k.report("starting %s", name)
 		start := time.Now()
 		s.group, s.err = s.start(k.ctx)
-		k.report("%s: ready after %.1fs", name, time.Since(start).Seconds())
+		if s.err != nil {
+			k.report("%s did not start: %v", name, s.err)
+		} else {
+			k.report("%s: ready after %.1fs", name, time.Since(start).Seconds())
+		}
 	}
 	if s.err != nil {
 		return nil, s.err

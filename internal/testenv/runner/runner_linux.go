@@ -1,12 +1,9 @@
-// Package runner runs a test command beside the servers that its packages
-// share, and demands that the command leaves nothing behind.
 package runner
 
 import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -21,22 +18,8 @@ import (
 	"darklaunch/internal/testenv/proc"
 )
 
-// A Runner's fields say what to run.
-type Runner struct {
-	Command []string                           // program and arguments
-	Starts  func(*proc.Launcher) keeper.Starts // the servers to lend
-	Signals <-chan os.Signal                   // passed on to the command
-	Out     io.Writer                          // takes reports; the command has the program's own
-	Grace   time.Duration                      // for processes that end by themselves; zero means 2s
-}
-
-// Run runs the command to its end and ends the servers. It returns the
-// command's exit code, 128 + n if signal n ended it, or 1 where that would be
-// 0 but something was left behind: that is reported, ended and removed. The
-// error is of the runner's own means; the code is 1 then.
-//
-// The calling process becomes the parent of all orphans among its descendants.
-// It must have no other children.
+// Run is described in runner.go. The calling process becomes the parent of all
+// orphans among its descendants.
 func (r *Runner) Run() (code int, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 1, fmt.Errorf("adopt orphans: %w", err)
@@ -63,10 +46,6 @@ func (r *Runner) Run() (code int, err error) {
 		code = 1
 	}
 	return code, err
-}
-
-func (r *Runner) report(format string, args ...any) {
-	fmt.Fprintf(r.Out, "testenv: "+format+"\n", args...)
 }
 
 // command runs the command with a keeper beside it.
