@@ -18,6 +18,9 @@ type core struct {
 	rnd *rand.Rand
 	off Reason // why nothing is sent; NotDropped when on
 
+	held   bool  // nothing leaves for a while
+	heldTo int64 // when that last ended
+
 	lanes   map[uint64]*lane
 	spare   []*lane // empty ones, for the next user
 	aging   list[*Copy]
@@ -71,7 +74,11 @@ func (c *core) offer(cp *Copy, now int64) bool {
 	c.count.Bytes += cp.Bytes
 	c.meet(cp, now)
 
-	if why := c.refuse(cp); why != NotDropped {
+	why := c.refuse(cp)
+	for why == Budget && c.shed(now) > 0 {
+		why = c.refuse(cp) // users leave before anything else is dropped
+	}
+	if why != NotDropped {
 		c.dropAll(cp, why, now)
 		return true
 	}
@@ -90,6 +97,9 @@ func (c *core) offer(cp *Copy, now int64) bool {
 func (c *core) refuse(cp *Copy) Reason {
 	if c.off != NotDropped {
 		return c.off
+	}
+	if c.held && !cp.Unsafe {
+		return Switchback
 	}
 	if len(cp.Users) > 0 && !slices.ContainsFunc(cp.Users, c.in) {
 		return UserShed
@@ -123,6 +133,9 @@ func (c *core) enter(cp *Copy, now int64) {
 			continue
 		}
 		l := c.lane(u.ID)
+		if n := len(l.copies); n > 0 && l.copies[n-1] == cp {
+			continue // named twice
+		}
 		for _, other := range l.copies {
 			other.block(cp)
 			cp.block(other) // cp may have come late: connections are decoded at their own pace
@@ -151,9 +164,11 @@ func (c *core) lane(id uint64) *lane {
 	if l := c.lanes[id]; l != nil {
 		return l
 	}
-	l := &lane{}
+	var l *lane
 	if n := len(c.spare); n > 0 {
 		l, c.spare = c.spare[n-1], c.spare[:n-1]
+	} else {
+		l = &lane{}
 	}
 	l.id = id
 	c.lanes[id] = l
@@ -234,7 +249,8 @@ func (c *core) order() [NumRoles]Role {
 	return [NumRoles]Role{Control, Shadow}
 }
 
-func (c *core) free(r Role) bool { return c.flights[r] < c.cfg.InFlight }
+// free reports whether a copy may leave for r.
+func (c *core) free(r Role) bool { return !c.held && c.flights[r] < c.cfg.InFlight }
 
 // due reports whether take has something to give.
 func (c *core) due() bool {
@@ -381,6 +397,22 @@ func (c *core) giveUp(until, now int64) {
 			l.phase = overdue
 			c.settle(l, Unknown)
 			c.unhold(l, now)
+		}
+	}
+}
+
+// hold keeps everything from leaving, or lets it again. Unsafe copies wait, as
+// the roles must do what live does; safe ones are skipped.
+func (c *core) hold(on bool, now int64) {
+	if c.held && !on {
+		c.heldTo = now
+	}
+	c.held = on
+	for e := c.aging.head; on && e != nil; {
+		cp := e.value
+		e = e.next
+		if !cp.Unsafe {
+			c.dropAll(cp, Switchback, now)
 		}
 	}
 }

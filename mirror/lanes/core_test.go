@@ -59,7 +59,7 @@ func (w *world) newCopy() *Copy {
 	}
 	for range w.pick(4) {
 		u := userOf(uint64(w.pick(worldUsers)))
-		if !slices.Contains(cp.Users, u) && w.c.admitted(u) {
+		if w.c.admitted(u) { // now and then twice
 			cp.Users = append(cp.Users, u)
 		}
 	}
@@ -90,6 +90,8 @@ func (w *world) step() error {
 		w.c.tick(w.now)
 	case op == 36:
 		w.c.turn([]Reason{Killed, NotDropped, NotDropped}[w.pick(3)], w.now)
+	case op == 37 && w.pick(2) == 0:
+		w.c.hold(w.pick(3) == 0, w.now)
 	case op == 37:
 		sample := int32(w.pick(1_000_001))
 		w.c.setShare(sample, int32(w.pick(1_000_001)), w.now)
@@ -243,6 +245,9 @@ func (w *world) check(before moment, admin bool) error {
 			case ready, taken, sent:
 				movingOn[r]++
 			}
+			if w.c.held && l.phase.pending() && !cp.Unsafe {
+				return fmt.Errorf("a safe copy is pending in a slice in which nothing is sent")
+			}
 			if l.phase.pending() {
 				pending[r]++
 				undecided = true
@@ -377,6 +382,7 @@ func (w *world) checkTaint(before moment, admin bool) error {
 
 // drain lets the sender finish and wants everything to leave: nothing waits for ever.
 func (w *world) drain() error {
+	w.c.hold(false, w.now)
 	for range 10_000 {
 		w.take()
 		busy := false
@@ -425,9 +431,9 @@ func TestRandomHistories(t *testing.T) {
 func TestLongHistories(t *testing.T) {
 	seen := map[Reason]int{}
 	var judged [2]int
-	runs := 300
+	runs := 3000
 	if testing.Short() {
-		runs = 40
+		runs = 100
 	}
 	for seed := range runs {
 		rnd := rand.New(rand.NewPCG(uint64(seed), 7))
@@ -441,7 +447,7 @@ func TestLongHistories(t *testing.T) {
 		judged[0] += w.judged[0]
 		judged[1] += w.judged[1]
 	}
-	for _, why := range []Reason{LaneFull, Budget, Expired, UserShed, BreakerOpen, Killed, BodyTooLarge} {
+	for _, why := range []Reason{LaneFull, Budget, Expired, UserShed, BreakerOpen, Killed, BodyTooLarge, Switchback} {
 		if seen[why] == 0 {
 			t.Errorf("no copy was dropped for %s", why)
 		}

@@ -193,17 +193,17 @@ func (l *Lanes) Offer(cp *Copy) bool {
 // Sent. It returns ctx's error, or ErrClosed.
 func (l *Lanes) Next(ctx context.Context) (Departure, error) {
 	for {
-		var d Departure
-		var ok, closed bool
-		l.locked(func(c *core, _ int64) {
-			d, ok = c.take()
-			closed = l.closed
-		})
+		l.mu.Lock()
+		d, ok := l.core.take()
+		more, closed := l.core.due(), l.closed
+		l.mu.Unlock()
+		if more || closed {
+			l.signal() // for the next to call
+		}
 		if ok {
 			return d, nil
 		}
 		if closed {
-			l.signal()
 			return d, ErrClosed
 		}
 		select {
@@ -261,6 +261,13 @@ func (l *Lanes) On() {
 			c.turn(NotDropped, now)
 		}
 	})
+}
+
+// Hold keeps everything from leaving while on, for a slice of a switchback:
+// unsafe copies wait, safe ones are dropped. A hold should be well shorter than
+// MaxAge. What has left already goes on.
+func (l *Lanes) Hold(on bool) {
+	l.locked(func(c *core, now int64) { c.hold(on, now) })
 }
 
 // SetShare changes who is in. Users who come in are tainted until seeded.

@@ -24,7 +24,7 @@ func (c *core) snapshot() Snapshot {
 	s := c.count
 	s.Lanes = len(c.lanes)
 	s.Sample, s.Effective = c.sample, max(0, min(c.sample, c.cap))
-	s.Sampled, s.Tainted, s.Shed = c.sampled, c.tainted, c.shed
+	s.Sampled, s.Tainted, s.Shed = c.sampled, c.tainted, c.away
 	s.Off = c.off
 	return s
 }

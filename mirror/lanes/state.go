@@ -38,6 +38,7 @@ type state struct {
 	dir     string
 	salt    string // hashed
 	running *os.File
+	started bool // there is an experiment, and the directory says that it runs
 }
 
 type savedState struct {
@@ -129,6 +130,7 @@ func (s *state) load(c *core, cfg Config, unclean bool, now int64) error {
 			return err
 		}
 	}
+	s.started = true
 	return s.mark("running\n")
 }
 
@@ -149,8 +151,8 @@ func (s *state) mark(text string) error {
 // close writes the state of a run that ends well, and gives the directory up.
 func (s *state) close(saved *savedState) error {
 	defer s.running.Close()
-	if info, err := s.running.Stat(); err != nil || info.Size() == 0 {
-		return err // no experiment was started
+	if !s.started {
+		return nil
 	}
 	if err := s.write(saved); err != nil {
 		return err

@@ -30,17 +30,26 @@ func (t *threshold) in(u User) bool { return u.Rank < t.cap }
 func (c *core) pressure(now int64) float64 {
 	p := max(float64(c.count.Bytes)/float64(c.cfg.MaxBytes), float64(c.count.Copies)/float64(c.cfg.MaxCopies), float64(len(c.lanes))/float64(c.cfg.MaxLanes))
 	for r := range c.ready {
-		if e := c.ready[r].head; e != nil {
-			p = max(p, float64(now-e.value.since)/float64(c.cfg.MaxAge/2))
+		if e := c.ready[r].head; e != nil && !c.held {
+			waits := now - max(e.value.since, c.heldTo)
+			p = max(p, float64(waits)/float64(c.cfg.MaxAge/2))
 		}
 	}
 	return p
 }
 
-// relieve sheds users while the pressure is high.
+// relieve sheds users, now and then, while the pressure is high.
 func (c *core) relieve(now int64) {
-	if c.cap <= 0 || now-c.shedAt < shedEvery || c.pressure(now) < 0.75 {
-		return
+	if now-c.shedAt >= shedEvery && c.pressure(now) >= 0.75 {
+		c.shed(now)
+	}
+}
+
+// shed lowers the threshold by a step, and returns how many copies were
+// dropped as all their users are out.
+func (c *core) shed(now int64) (dropped int) {
+	if c.cap <= 0 {
+		return 0
 	}
 	c.shedAt, c.calmSince = now, 0
 	c.lower(c.cap - max(c.cap/shedStep, 1))
@@ -49,8 +58,10 @@ func (c *core) relieve(now int64) {
 		e = e.next
 		if len(cp.Users) > 0 && !anyIn(c, cp) {
 			c.dropAll(cp, UserShed, now)
+			dropped++
 		}
 	}
+	return dropped
 }
 
 func anyIn(c *core, cp *Copy) bool {

@@ -15,7 +15,7 @@ type users struct {
 	known   map[uint64]user
 	cohorts []cohort // by rank, up to the threshold; at least one once started
 
-	sampled, shed int
+	sampled, away int
 	tainted       [NumRoles]int
 }
 
@@ -252,7 +252,7 @@ func (us *users) forget(rank int32) {
 
 // recount counts all records anew; tally adds or takes one.
 func (us *users) recount(t threshold) {
-	us.sampled, us.shed, us.tainted = 0, 0, [NumRoles]int{}
+	us.sampled, us.away, us.tainted = 0, 0, [NumRoles]int{}
 	for _, rec := range us.known {
 		us.tally(rec, t, 1)
 	}
@@ -261,7 +261,7 @@ func (us *users) recount(t threshold) {
 func (us *users) tally(rec user, t threshold, n int) {
 	switch {
 	case rec.rank >= t.cap:
-		us.shed += n
+		us.away += n
 		return
 	case rec.rank < t.sample:
 		us.sampled += n

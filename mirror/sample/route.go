@@ -178,13 +178,19 @@ func (p *pattern) matches(path string) bool {
 		} else {
 			path = ""
 		}
-		if !p.segs[i].any && part != p.segs[i].text {
-			if text, err := url.PathUnescape(part); err != nil || text != p.segs[i].text {
-				return false
-			}
+		if !p.segs[i].any && part != p.segs[i].text && (strings.IndexByte(part, '%') < 0 || unescaped(part) != p.segs[i].text) {
+			return false
 		}
 	}
 	return p.rest == strings.HasPrefix(path, "/")
+}
+
+// unescaped decodes a segment; one that cannot be decoded is itself.
+func unescaped(part string) string {
+	if text, err := url.PathUnescape(part); err == nil {
+		return text
+	}
+	return part
 }
 
 // Unmatched lists the patterns that have matched no request so far: likely mistakes.

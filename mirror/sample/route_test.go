@@ -35,6 +35,8 @@ func TestRoutes(t *testing.T) {
 		"GET /users":                  "",
 		"POST /users/7/messages":      "POST /users/{id}/messages",
 		"POST /users/7/messages/":     "",
+		"POST /users/7/messages/%":    "",
+		"GET /users/%zz":              "GET /users/{id}",
 		"GET /users/7/messages/8":     "GET /users/{id}/messages/{}",
 		"GET /files/":                 "/files/{path...}",
 		"GET /files":                  "",
