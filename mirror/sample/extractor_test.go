@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -184,6 +185,29 @@ func TestMalformedExtractorsSayWhatWasExpected(t *testing.T) {
 		} else if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), fmt.Sprintf("%q", text)) {
 			t.Errorf("%q: got %q, want it to name the text and to say %q", text, err, want)
 		}
+	}
+}
+
+// TestHostileBodiesTakeLinearTime reads up to a mebibyte of what makes scanners slow.
+// A quadratic one takes over a minute.
+func TestHostileBodiesTakeLinearTime(t *testing.T) {
+	es := mustExtract(t, nil, "json:$.a", "json:$.a[*]", "json:$[*].a", "proto:1", "proto:1.1.1.1", "query:a", "cookie:a", "path:/{}/{key}")
+	size := maxScan - 16 // so that the closing quote is still read
+	if testing.Short() {
+		size /= 2
+	}
+	begin := time.Now()
+	for _, unit := range []string{`\\`, `\"`, `"`, `"\u0061":`, `[`, `{"a":`, `{"b":1},`, `1,`, `"",`, "\x0a\xff\xff\x03", "\x0a\x02", "\x0b", "a=&", "%61=%62;", "/%61"} {
+		for _, open := range []string{"", `"`, `{"`, `{"a":"`, `{"a":[`, "[", "\x00\x00\x0f\xff\xff"} {
+			hostile := open + strings.Repeat(unit, size/len(unit)) + `"`
+			x := Exchange{Path: hostile, Query: hostile, Request: Message{Body: []byte(hostile), Header: fields{"cookie: " + hostile}}}
+			for i := range es {
+				es[i].Keys(nil, &x, MaxTouched)
+			}
+		}
+	}
+	if took := time.Since(begin); took > 15*time.Second {
+		t.Errorf("took %v", took)
 	}
 }
 

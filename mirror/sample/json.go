@@ -323,27 +323,33 @@ func sameName(raw []byte, escaped bool, name string) bool {
 	if !escaped {
 		return string(raw) == name
 	}
+	if len(raw) > 6*len(name) { // an escape is at most six bytes for one
+		return false
+	}
 	text, ok := unquote(raw)
 	return ok && text == name
 }
 
 // quoted passes over the string at pos and returns what is between its quotes.
+// It looks at no byte more than twice, whatever escapes there are.
 func (s *scanner) quoted() (raw []byte, escaped, ok bool) {
 	start := s.pos + 1
-	for at := start; ; {
-		end := bytes.IndexByte(s.data[at:], '"')
-		if end < 0 {
-			s.pos = len(s.data)
-			return nil, escaped, false
+	for at, end := start, -1; ; { // end is the first quote at or behind at, once known
+		if end < at {
+			quote := bytes.IndexByte(s.data[at:], '"')
+			if quote < 0 {
+				s.pos = len(s.data)
+				return nil, escaped, false
+			}
+			end = at + quote
 		}
-		end += at
 		slash := bytes.IndexByte(s.data[at:end], '\\')
 		if slash < 0 {
 			s.pos = end + 1
 			return s.data[start:end], escaped, true
 		}
 		escaped = true
-		at = min(at+slash+2, len(s.data))
+		at += slash + 2 // what is escaped does not end the string
 	}
 }
 
