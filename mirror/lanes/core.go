@@ -75,7 +75,7 @@ func (c *core) offer(cp *Copy, now int64) bool {
 	c.meet(cp, now)
 
 	why := c.refuse(cp)
-	for why == Budget && c.shed(now) > 0 {
+	for why == Budget && len(cp.Users) > 0 && cp.Bytes <= c.cfg.MaxBytes && c.shed(now) > 0 {
 		why = c.refuse(cp) // users leave before anything else is dropped
 	}
 	if why != NotDropped {

@@ -28,6 +28,7 @@ type world struct {
 	held    map[*Copy][NumRoles]bool // what the sender has
 	seen    map[Reason]int
 	judged  [2]int
+	freed   map[*Copy]bool
 
 	sabotage func(w *world) // a planted fault
 }
@@ -41,9 +42,9 @@ func newWorld(pick func(n int) int) *world {
 	}
 	w := &world{
 		c: newCore(cfg), pick: pick, now: 1000 * sec,
-		held: map[*Copy][NumRoles]bool{}, seen: map[Reason]int{},
+		held: map[*Copy][NumRoles]bool{}, seen: map[Reason]int{}, freed: map[*Copy]bool{},
 	}
-	if _, err := openState(cfg, w.c, w.now); err != nil {
+	if _, _, err := openState(cfg, w.c, w.now); err != nil {
 		panic(err)
 	}
 	return w
@@ -64,6 +65,7 @@ func (w *world) newCopy() *Copy {
 		}
 	}
 	cp.Author = cp.Author && len(cp.Users) > 0
+	cp.Release = func() {}
 	if w.pick(12) == 0 {
 		cp.Drop[w.pick(2)] = BodyTooLarge
 	}
@@ -105,6 +107,12 @@ func (w *world) step() error {
 	}
 	if w.sabotage != nil {
 		w.sabotage(w)
+	}
+	for ; w.c.freed != nil; w.c.freed = w.c.freed.nextFreed {
+		if w.freed[w.c.freed] {
+			return fmt.Errorf("a copy is released twice")
+		}
+		w.freed[w.c.freed] = true
 	}
 	return w.check(before, admin)
 }
@@ -267,6 +275,9 @@ func (w *world) check(before moment, admin bool) error {
 			if l.holds != (l.phase.pending() || l.phase == sent) {
 				return fmt.Errorf("a leg in phase %d holds its place: %v", l.phase, l.holds)
 			}
+		}
+		if alive == w.freed[cp] {
+			return fmt.Errorf("a copy is needed %v, and released %v", alive, w.freed[cp])
 		}
 		if alive {
 			copies++
@@ -431,7 +442,7 @@ func TestRandomHistories(t *testing.T) {
 func TestLongHistories(t *testing.T) {
 	seen := map[Reason]int{}
 	var judged [2]int
-	runs := 3000
+	runs := 1000
 	if testing.Short() {
 		runs = 100
 	}
@@ -484,6 +495,9 @@ func TestPlantedFaultsAreNoticed(t *testing.T) {
 		"a tainted user is forgiven":    func(w *world) { w.c.known = map[uint64]user{}; w.c.start(w.c.admit, w.now) },
 		"a user is tainted for nothing": func(w *world) { legs(w, sent, func(l *leg) { w.c.miss(userOf(1), l.role, w.now, w.now) }) },
 		"a shed user keeps some copies": func(w *world) { w.c.cap = min(w.c.cap, 100_000) },
+		"a copy is released too early": func(w *world) {
+			legs(w, sent, func(l *leg) { l.copy.nextFreed, w.c.freed = w.c.freed, l.copy })
+		},
 		"a lane is not given up": func(w *world) {
 			if len(w.c.lanes) == 0 {
 				w.c.lane(99)

@@ -109,6 +109,7 @@ type Lanes struct {
 	wake  chan struct{}
 	wait  prometheus.Histogram
 	state *state // nil: none is kept
+	start Start
 
 	mu     sync.Mutex
 	core   *core
@@ -142,11 +143,14 @@ func Open(cfg Config) (*Lanes, error) {
 		core: newCore(cfg),
 	}
 	var err error
-	if l.state, err = openState(cfg, l.core, l.now()); err != nil {
+	if l.state, l.start, err = openState(cfg, l.core, l.now()); err != nil {
 		return nil, fmt.Errorf("state %s: %w", cfg.State, err)
 	}
 	return l, nil
 }
+
+// Start returns how this run began.
+func (l *Lanes) Start() Start { return l.start }
 
 func (l *Lanes) now() int64 { return l.instant(time.Now()) }
 

@@ -398,7 +398,7 @@ func TestUsersLeaveWholeAndComeBackLater(t *testing.T) {
 
 func TestACopyStaysWhileOneOfItsUsersIsIn(t *testing.T) {
 	c := newCore(Config{Sample: 1_000_000, Unsafe: both}.withDefaults())
-	if _, err := openState(c.cfg, c, sec); err != nil {
+	if _, _, err := openState(c.cfg, c, sec); err != nil {
 		t.Fatal(err)
 	}
 	offer := func(ids ...uint64) *Copy {
@@ -427,6 +427,18 @@ func TestACopyStaysWhileOneOfItsUsersIsIn(t *testing.T) {
 	later := offer(10, 900_000)
 	if len(later.places) != 1 || c.judged(mixed, Shadow) {
 		t.Errorf("got %d places and a shed author judged %v, want 1 and false", len(later.places), c.judged(mixed, Shadow))
+	}
+}
+
+func TestACopyTooLargeShedsNobody(t *testing.T) {
+	l := mustOpen(t, all(Config{MaxBytes: 1000}))
+	l.Offer(write(999_999))
+	large := write(1)
+	large.Bytes = 1001
+	l.Offer(large)
+	s := l.Snapshot()
+	if s.Dropped[Shadow][Budget] != 1 || s.Pending[Shadow] != 1 || s.Effective != 1_000_000 {
+		t.Errorf("got %d dropped, %d pending, threshold %d; want the large one dropped and nothing else", s.Dropped[Shadow][Budget], s.Pending[Shadow], s.Effective)
 	}
 }
 
@@ -707,7 +719,7 @@ func BenchmarkOfferSendDone(b *testing.B) {
 
 func BenchmarkCore(b *testing.B) {
 	c := newCore(all(Config{}).withDefaults())
-	if _, err := openState(c.cfg, c, 1); err != nil {
+	if _, _, err := openState(c.cfg, c, 1); err != nil {
 		b.Fatal(err)
 	}
 	users := make([][]User, 1000)

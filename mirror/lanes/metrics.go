@@ -14,16 +14,21 @@ type Snapshot struct {
 	Lanes  int   // that are not empty
 
 	Sample, Effective int32         // ppm: as set, and with those shed left out
-	Sampled           int           // users seen who are sampled and in
-	Tainted           [NumRoles]int // users seen who are in, and tainted
-	Shed              int           // users seen who are admitted, and left out
+	Known             int           // users seen: at Config.MaxUsers all others are taken for tainted
+	Sampled           int           // of these, who are sampled and in
+	Tainted           [NumRoles]int // who are in, and tainted
+	Shed              int           // who are admitted, and left out
 	Off               Reason        // why nothing is sent; NotDropped when on
 }
 
 func (c *core) snapshot() Snapshot {
+	if c.stale {
+		c.recount(c.threshold)
+	}
 	s := c.count
 	s.Lanes = len(c.lanes)
 	s.Sample, s.Effective = c.sample, max(0, min(c.sample, c.cap))
+	s.Known = len(c.known)
 	s.Sampled, s.Tainted, s.Shed = c.sampled, c.tainted, c.away
 	s.Off = c.off
 	return s

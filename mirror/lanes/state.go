@@ -34,6 +34,18 @@ var ErrInUse = errors.New("in use by another mirror")
 // directory starts a new experiment, in which all users are taken for clean.
 var ErrCorrupt = errors.New("corrupt")
 
+// Start is how a run of the lanes began.
+type Start int
+
+const (
+	// NewExperiment: who was admitted is taken for clean, by the operator's word.
+	NewExperiment Start = iota
+	// Continued: it is known who is clean.
+	Continued
+	// Distrusted: the last run died, and all users are tainted until seeded.
+	Distrusted
+)
+
 type state struct {
 	dir     string
 	salt    string // hashed
@@ -67,31 +79,32 @@ type savedCondition struct {
 
 // openState takes the directory and brings c to the state in it. Without one,
 // or where nobody can be tainted, each run starts anew; then it returns nil.
-func openState(cfg Config, c *core, now int64) (*state, error) {
+func openState(cfg Config, c *core, now int64) (*state, Start, error) {
 	admit := max(cfg.Sample, cfg.Admit)
 	c.sample, c.admit, c.cap = cfg.Sample, admit, admit
 	c.start(admit, now)
 	if cfg.State == "" {
-		return nil, nil
+		return nil, NewExperiment, nil
 	}
 	sum := sha256.Sum256([]byte("darklaunch experiment " + cfg.Salt))
 	s := &state{dir: cfg.State, salt: hex.EncodeToString(sum[:8])}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	unclean, err := s.lock()
+	died, err := s.lock()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if err := s.load(c, cfg, unclean, now); err != nil {
+	start, err := s.load(c, cfg, died, now)
+	if err != nil {
 		s.running.Close()
-		return nil, err
+		return nil, 0, err
 	}
-	return s, nil
+	return s, start, nil
 }
 
 // lock takes the directory, and reports whether the last to have it died.
-func (s *state) lock() (unclean bool, err error) {
+func (s *state) lock() (died bool, err error) {
 	s.running, err = os.OpenFile(filepath.Join(s.dir, runningFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return false, err
@@ -111,27 +124,29 @@ func (s *state) lock() (unclean bool, err error) {
 	return info.Size() > 0, nil
 }
 
-func (s *state) load(c *core, cfg Config, unclean bool, now int64) error {
+func (s *state) load(c *core, cfg Config, died bool, now int64) (Start, error) {
+	start := NewExperiment
 	saved, err := readState(filepath.Join(s.dir, usersFile))
 	if err != nil {
-		return err
+		return start, err
 	}
 	switch {
 	case saved != nil && saved.Salt == s.salt:
+		start = Continued
 		c.restoreFrom(saved, now)
-		if unclean {
+		if died {
+			start = Distrusted
 			c.taintAll(now)
 		}
 	case cfg.Unsafe == [NumRoles]bool{}:
-		// No experiment starts before somebody can be tainted.
-		return nil
+		return start, nil // no experiment begins before somebody can be tainted
 	default:
 		if err := s.write(c.save(s.salt, now)); err != nil {
-			return err
+			return start, err
 		}
 	}
 	s.started = true
-	return s.mark("running\n")
+	return start, s.mark("running\n")
 }
 
 // mark notes that a run lasts, durably, or with "" that it does not.

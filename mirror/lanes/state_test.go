@@ -28,10 +28,13 @@ func experiment(t *testing.T, cfg Config, loser uint64, dies bool) {
 }
 
 // cleanOn opens the directory again, and returns on which roles users are clean.
-func cleanOn(t *testing.T, cfg Config, users ...uint64) map[uint64][NumRoles]bool {
+func cleanOn(t *testing.T, cfg Config, start Start, users ...uint64) map[uint64][NumRoles]bool {
 	t.Helper()
 	l := mustOpen(t, cfg)
 	defer l.Close()
+	if l.Start() != start {
+		t.Errorf("got start %d, want %d", l.Start(), start)
+	}
 	out := map[uint64][NumRoles]bool{}
 	for _, u := range us(users...) {
 		out[u.ID] = [NumRoles]bool{l.core.condition(u, Shadow).clean, l.core.condition(u, Control).clean}
@@ -48,25 +51,26 @@ func TestTaintOutlivesTheProcess(t *testing.T) {
 		name   string
 		dies   bool
 		change func(cfg *Config)
+		start  Start
 		want   map[uint64][NumRoles]bool // of 1, who lost a write, 2, who did nothing, and 600,000, who was not in
 	}{
-		{"ended well", false, func(*Config) {}, map[uint64][NumRoles]bool{1: {false, true}, 2: both, 600_000: no}},
-		{"died", true, func(*Config) {}, map[uint64][NumRoles]bool{1: no, 2: no, 600_000: no}},
-		{"another salt", false, func(cfg *Config) { cfg.Salt = "s2" }, map[uint64][NumRoles]bool{1: both, 2: both, 600_000: no}},
-		{"died, another salt", true, func(cfg *Config) { cfg.Salt = "s2" }, map[uint64][NumRoles]bool{1: both, 2: both, 600_000: no}},
-		{"an empty directory", false, func(cfg *Config) { cfg.State = t.TempDir() }, map[uint64][NumRoles]bool{1: both, 2: both, 600_000: no}},
-		{"more users", false, func(cfg *Config) { cfg.Sample = 1_000_000 }, map[uint64][NumRoles]bool{1: {false, true}, 2: both, 600_000: no}},
-		{"fewer users", false, func(cfg *Config) { cfg.Sample = 2 }, map[uint64][NumRoles]bool{1: {false, true}, 2: no, 600_000: no}},
+		{"ended well", false, func(*Config) {}, Continued, map[uint64][NumRoles]bool{1: {false, true}, 2: both, 600_000: no}},
+		{"died", true, func(*Config) {}, Distrusted, map[uint64][NumRoles]bool{1: no, 2: no, 600_000: no}},
+		{"another salt", false, func(cfg *Config) { cfg.Salt = "s2" }, NewExperiment, map[uint64][NumRoles]bool{1: both, 2: both, 600_000: no}},
+		{"died, another salt", true, func(cfg *Config) { cfg.Salt = "s2" }, NewExperiment, map[uint64][NumRoles]bool{1: both, 2: both, 600_000: no}},
+		{"an empty directory", false, func(cfg *Config) { cfg.State = t.TempDir() }, NewExperiment, map[uint64][NumRoles]bool{1: both, 2: both, 600_000: no}},
+		{"more users", false, func(cfg *Config) { cfg.Sample = 1_000_000 }, Continued, map[uint64][NumRoles]bool{1: {false, true}, 2: both, 600_000: no}},
+		{"fewer users", false, func(cfg *Config) { cfg.Sample = 2 }, Continued, map[uint64][NumRoles]bool{1: {false, true}, 2: no, 600_000: no}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := base(t)
 			experiment(t, cfg, 1, c.dies)
 			c.change(&cfg)
-			if diff := cmp.Diff(c.want, cleanOn(t, cfg, 1, 2, 600_000)); diff != "" {
+			if diff := cmp.Diff(c.want, cleanOn(t, cfg, c.start, 1, 2, 600_000)); diff != "" {
 				t.Errorf("clean on each role (-want +got):\n%s", diff)
 			}
 			// It is as well the third time, as nothing happened.
-			if diff := cmp.Diff(c.want, cleanOn(t, cfg, 1, 2, 600_000)); diff != "" {
+			if diff := cmp.Diff(c.want, cleanOn(t, cfg, Continued, 1, 2, 600_000)); diff != "" {
 				t.Errorf("the time after that (-want +got):\n%s", diff)
 			}
 		})
@@ -82,16 +86,16 @@ func TestARunThatCopiesNothingUnsafeTaints(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got := cleanOn(t, cfg, 2); got[2] != [NumRoles]bool{} {
+	if got := cleanOn(t, cfg, Continued, 2); got[2] != [NumRoles]bool{} {
 		t.Errorf("got user 2 clean on %v, want neither role: what they wrote in between was not sent", got[2])
 	}
 	// But before the first run that does, there is no experiment to spoil.
-	cfg.State, safe.State = t.TempDir(), cfg.State
+	cfg.State = t.TempDir()
 	safe.State = cfg.State
 	if err := mustOpen(t, safe).Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got := cleanOn(t, cfg, 2); got[2] != both {
+	if got := cleanOn(t, cfg, NewExperiment, 2); got[2] != both {
 		t.Errorf("got user 2 clean on %v, want both roles at the start of the experiment", got[2])
 	}
 }
@@ -100,7 +104,7 @@ func TestARoleThatComesLaterIsTainted(t *testing.T) {
 	cfg := Config{Sample: 500_000, Unsafe: [NumRoles]bool{Shadow: true}, State: t.TempDir()}
 	experiment(t, cfg, 1, false)
 	cfg.Unsafe = both
-	if got := cleanOn(t, cfg, 2); got[2] != [NumRoles]bool{Shadow: true} {
+	if got := cleanOn(t, cfg, Continued, 2); got[2] != [NumRoles]bool{Shadow: true} {
 		t.Errorf("got user 2 clean on %v, want shadow alone", got[2])
 	}
 }
@@ -138,7 +142,7 @@ func TestPendingAndUnansweredWritesTaintAtShutdown(t *testing.T) {
 	}
 	finish(l, unanswered, Did)
 	want := map[uint64][NumRoles]bool{1: {}, 2: {}, 3: both}
-	if diff := cmp.Diff(want, cleanOn(t, cfg, 1, 2, 3)); diff != "" {
+	if diff := cmp.Diff(want, cleanOn(t, cfg, Continued, 1, 2, 3)); diff != "" {
 		t.Errorf("clean on each role (-want +got):\n%s", diff)
 	}
 }
@@ -189,7 +193,7 @@ func TestCorruptStateIsAnError(t *testing.T) {
 	if err := os.WriteFile(path, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := cleanOn(t, cfg, 2); got[2] != both {
+	if got := cleanOn(t, cfg, Continued, 2); got[2] != both {
 		t.Errorf("the whole file again: got user 2 clean on %v, want both roles", got[2])
 	}
 }
@@ -213,7 +217,7 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 	if err := os.Remove(filepath.Join(cfg.State, usersFile+".new")); err != nil {
 		t.Fatal(err)
 	}
-	if got := cleanOn(t, cfg, 2); got[2] != [NumRoles]bool{} {
+	if got := cleanOn(t, cfg, Distrusted, 2); got[2] != [NumRoles]bool{} {
 		t.Errorf("after a state that was not written: got user 2 clean on %v, want neither role", got[2])
 	}
 }

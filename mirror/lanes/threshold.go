@@ -94,26 +94,22 @@ func (c *core) restore(now int64) {
 func (c *core) setShare(sample, admit int32, now int64) {
 	admit = max(sample, admit)
 	shed := c.cap < c.admit
-	c.sample, c.admit = sample, admit
+	c.sample, c.admit, c.stale = sample, admit, true
 	c.forget(admit)
 	switch {
 	case admit <= c.cap:
 		c.lower(admit)
 	case !shed:
 		c.raise(admit, now)
-	default:
-		c.recount(c.threshold)
 	}
 }
 
 func (c *core) lower(to int32) {
 	c.cap = to
 	c.users.lower(to)
-	c.recount(c.threshold)
 }
 
 func (c *core) raise(to int32, now int64) {
 	c.users.raise(c.cap, to, now)
 	c.cap = to
-	c.recount(c.threshold)
 }

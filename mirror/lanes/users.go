@@ -17,6 +17,7 @@ type users struct {
 
 	sampled, away int
 	tainted       [NumRoles]int
+	stale         bool // the three have to be counted anew: the threshold has moved
 }
 
 type user struct {
@@ -117,7 +118,7 @@ func (c *core) taintAll(now int64) {
 		rec.on = tainted(now)
 		c.known[id] = rec
 	}
-	c.recount(c.threshold)
+	c.stale = true
 }
 
 // miss notes that a role did not do, or may not have done, what a user did on
@@ -180,7 +181,7 @@ func (c *core) seedAll(at int64) (left int) {
 		}
 		c.known[id] = rec
 	}
-	c.recount(c.threshold)
+	c.stale = true
 	return left
 }
 
@@ -221,6 +222,7 @@ func (c *core) cleanFor(cp *Copy, u User, r Role) bool {
 // they did while away was not sent.
 
 func (us *users) lower(to int32) {
+	us.stale = true
 	to = max(to, 0)
 	for i := range us.cohorts {
 		if us.cohorts[i].below >= to {
@@ -232,6 +234,7 @@ func (us *users) lower(to int32) {
 }
 
 func (us *users) raise(from, to int32, now int64) {
+	us.stale = true
 	us.cohorts = append(us.cohorts, cohort{below: to, on: tainted(now)})
 	if n := len(us.cohorts); n > maxCohorts {
 		us.cohorts[n-2] = us.cohorts[n-1]
@@ -252,7 +255,7 @@ func (us *users) forget(rank int32) {
 
 // recount counts all records anew; tally adds or takes one.
 func (us *users) recount(t threshold) {
-	us.sampled, us.away, us.tainted = 0, 0, [NumRoles]int{}
+	us.sampled, us.away, us.tainted, us.stale = 0, 0, [NumRoles]int{}, false
 	for _, rec := range us.known {
 		us.tally(rec, t, 1)
 	}

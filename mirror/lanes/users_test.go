@@ -18,7 +18,7 @@ func started(t *testing.T, cfg Config) *core {
 		cfg.Unsafe = both
 	}
 	c := newCore(cfg.withDefaults())
-	if _, err := openState(c.cfg, c, 100*sec); err != nil {
+	if _, _, err := openState(c.cfg, c, 100*sec); err != nil {
 		t.Fatal(err)
 	}
 	return c
