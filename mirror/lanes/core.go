@@ -101,7 +101,7 @@ func (c *core) refuse(cp *Copy) Reason {
 	if c.held && !cp.Unsafe {
 		return Switchback
 	}
-	if len(cp.Users) > 0 && !slices.ContainsFunc(cp.Users, c.in) {
+	if !c.anyIn(cp) {
 		return UserShed
 	}
 	lanes := len(c.lanes)

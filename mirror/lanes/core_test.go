@@ -259,7 +259,7 @@ func (w *world) check(before moment, admin bool) error {
 			if l.phase.pending() {
 				pending[r]++
 				undecided = true
-				if len(cp.Users) > 0 && !anyIn(w.c, cp) && w.shedNow(cp) {
+				if !w.c.anyIn(cp) && w.shedNow(cp) {
 					return fmt.Errorf("a copy is pending although all its users are shed")
 				}
 			}

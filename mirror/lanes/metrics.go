@@ -27,7 +27,7 @@ func (c *core) snapshot() Snapshot {
 	}
 	s := c.count
 	s.Lanes = len(c.lanes)
-	s.Sample, s.Effective = c.sample, max(0, min(c.sample, c.cap))
+	s.Sample, s.Effective = c.sample, min(c.sample, c.cap)
 	s.Known = len(c.known)
 	s.Sampled, s.Tainted, s.Shed = c.sampled, c.tainted, c.away
 	s.Off = c.off

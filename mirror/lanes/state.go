@@ -80,6 +80,7 @@ type savedCondition struct {
 // openState takes the directory and brings c to the state in it. Without one,
 // or where nobody can be tainted, each run starts anew; then it returns nil.
 func openState(cfg Config, c *core, now int64) (*state, Start, error) {
+	cfg.Sample = max(cfg.Sample, 0)
 	admit := max(cfg.Sample, cfg.Admit)
 	c.sample, c.admit, c.cap = cfg.Sample, admit, admit
 	c.start(admit, now)

@@ -1,6 +1,9 @@
 package lanes
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	shedEvery  = int64(250 * time.Millisecond) // between two steps down
@@ -9,10 +12,9 @@ const (
 )
 
 // threshold is who is in. Users leave in the order of their rank, the last to
-// be let in first, and whole: their copies are not sent any more, nobody
-// else's is affected. As few users as need be are left out, and come back one
-// step at a time once it has been calm for a while, so that the threshold does
-// not swing.
+// be let in first, and whole: their copies are not sent any more, and nobody
+// else's is affected. They come back one step at a time once it has been calm
+// for a while, so that the threshold does not swing.
 type threshold struct {
 	sample, admit int32 // as set, in ppm
 	cap           int32 // at most admit; below it while the roles can't keep up
@@ -20,7 +22,7 @@ type threshold struct {
 	calmSince     int64 // 0: it is not calm
 }
 
-func (t *threshold) admitted(u User) bool { return u.Rank < max(t.admit, 0) }
+func (t *threshold) admitted(u User) bool { return u.Rank < t.admit }
 
 // in reports whether u is mirrored. Users of negative rank are never shed.
 func (t *threshold) in(u User) bool { return u.Rank < t.cap }
@@ -56,7 +58,7 @@ func (c *core) shed(now int64) (dropped int) {
 	for e := c.aging.head; e != nil; {
 		cp := e.value
 		e = e.next
-		if len(cp.Users) > 0 && !anyIn(c, cp) {
+		if !c.anyIn(cp) {
 			c.dropAll(cp, UserShed, now)
 			dropped++
 		}
@@ -64,13 +66,9 @@ func (c *core) shed(now int64) (dropped int) {
 	return dropped
 }
 
-func anyIn(c *core, cp *Copy) bool {
-	for _, u := range cp.Users {
-		if c.in(u) {
-			return true
-		}
-	}
-	return false
+// anyIn reports whether somebody of cp is in. What is nobody's always is.
+func (c *core) anyIn(cp *Copy) bool {
+	return len(cp.Users) == 0 || slices.ContainsFunc(cp.Users, c.in)
 }
 
 // restore lets shed users back in after a calm while.
@@ -92,6 +90,7 @@ func (c *core) restore(now int64) {
 // more lose what is known of them; their copies that are pending still leave.
 // New ones join, behind those who are shed if any are.
 func (c *core) setShare(sample, admit int32, now int64) {
+	sample = max(sample, 0)
 	admit = max(sample, admit)
 	shed := c.cap < c.admit
 	c.sample, c.admit, c.stale = sample, admit, true

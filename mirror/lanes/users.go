@@ -46,7 +46,7 @@ type cohort struct {
 
 // start begins an experiment: all who are admitted are clean.
 func (us *users) start(admit int32, now int64) {
-	first := cohort{below: max(admit, 0)}
+	first := cohort{below: admit}
 	for r := range first.on {
 		first.on[r] = condition{clean: true, mark: now}
 	}
@@ -223,7 +223,6 @@ func (c *core) cleanFor(cp *Copy, u User, r Role) bool {
 
 func (us *users) lower(to int32) {
 	us.stale = true
-	to = max(to, 0)
 	for i := range us.cohorts {
 		if us.cohorts[i].below >= to {
 			us.cohorts[i].below = to
@@ -250,7 +249,7 @@ func (us *users) raise(from, to int32, now int64) {
 
 // forget drops the records of users at or above a rank.
 func (us *users) forget(rank int32) {
-	maps.DeleteFunc(us.known, func(_ uint64, rec user) bool { return rec.rank >= max(rank, 0) })
+	maps.DeleteFunc(us.known, func(_ uint64, rec user) bool { return rec.rank >= rank })
 }
 
 // recount counts all records anew; tally adds or takes one.
