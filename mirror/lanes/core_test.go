@@ -444,7 +444,7 @@ func TestLongHistories(t *testing.T) {
 	var judged [2]int
 	runs := 1000
 	if testing.Short() {
-		runs = 100
+		runs = 50
 	}
 	for seed := range runs {
 		rnd := rand.New(rand.NewPCG(uint64(seed), 7))
