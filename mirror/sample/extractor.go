@@ -1,6 +1,7 @@
 package sample
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -111,12 +112,12 @@ func (e *Extractor) parseArg(arg string, d *Descriptors) (err error) {
 	switch e.kind {
 	case kindHeader:
 		if !isToken(arg) {
-			return fmt.Errorf("want a field name after header:")
+			return errors.New("want a field name, as in header:x-user")
 		}
 		e.name = strings.ToLower(arg)
 	case kindCookie:
 		if !isToken(arg) {
-			return fmt.Errorf("want a cookie name after cookie:")
+			return errors.New("want a cookie name, as in cookie:session")
 		}
 		e.name = arg
 	case kindQuery:
