@@ -7,7 +7,6 @@ SHELL := bash
 
 GO ?= go
 TOOL := $(GO) tool -modfile=tools/go.mod
-TESTENV := $(GO) run ./internal/testenv/cmd/testenv
 
 .PHONY: help
 help: ## list the targets
@@ -18,12 +17,17 @@ build: ## build bin/darklaunch
 	$(GO) build -buildvcs=auto -o bin/darklaunch ./cmd/darklaunch
 
 .PHONY: setup
-setup: ## install what the tests need and is missing: Debian packages as root, the rest into the cache directory
-	$(TESTENV) setup
+setup: bin/testenv ## install what the tests need and is missing: Debian packages as root, the rest into the cache directory
+	bin/testenv setup
+
+# Built, not run by the Go tool, which would keep signals and exit codes to itself.
+.PHONY: bin/testenv
+bin/testenv:
+	$(GO) build -o $@ ./internal/testenv/cmd/testenv
 
 .PHONY: test
 test: setup check ## everything, the real servers too
-	$(TESTENV) run -- $(GO) test -timeout 20m ./...
+	bin/testenv run -- $(GO) test -timeout 20m ./...
 
 .PHONY: check
 check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers

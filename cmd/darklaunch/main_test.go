@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"darklaunch/internal/ops"
+	"darklaunch/internal/testenv"
 )
 
 // asProgram makes the test binary be the program, with the commands below
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 		stop()
 		os.Exit(code)
 	}
-	os.Exit(m.Run())
+	testenv.Main(m)
 }
 
 const testSchema = `{"type": "object", "additionalProperties": false, "properties": {"level": {"type": "integer"}}}`
