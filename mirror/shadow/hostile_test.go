@@ -304,7 +304,7 @@ func TestTLSStall(t *testing.T) {
 					}
 					ctx, stop := context.WithCancel(t.Context())
 					wg.Go(func() { b.Run(ctx) })
-					o, start := NewOutcome(), time.Now()
+					o, start := b.NewOutcome(), time.Now()
 					if err := b.Send(&Copy{Calls: []Call{c}}, begun, o); err != nil {
 						t.Fatal(err)
 					}
@@ -444,7 +444,7 @@ func TestStaleConnection(t *testing.T) {
 	ended := make(chan error)
 	go func() { ended <- b.Run(ctx) }()
 	for i := range 3 {
-		o := NewOutcome()
+		o := b.NewOutcome()
 		if err := b.Send(&Copy{Calls: []Call{get()}}, begun, o); err != nil || o.Answers[0].Err != nil {
 			t.Errorf("call %d: got %v and %v, want an answer", i, err, o.Answers[0].Err)
 		}

@@ -9,7 +9,7 @@
 //
 //	for {                                     // a worker
 //		d, err := l.Next(ctx)             // lanes: a copy is due
-//		o := shadow.NewOutcome()
+//		o := b.NewOutcome()
 //		err = b.Send(cp, func() bool { … l.Sent(…) … }, o)
 //		…                                 // err: drop it; else l.Done, and the pair
 //		o.Release()
@@ -130,6 +130,7 @@ type Backend struct {
 	host      []byte      // by a rule, or nil
 	metrics   *roleMetrics
 	scratches sync.Pool // of *scratch
+	outcomes  sync.Pool // of *Outcome
 
 	http1 pool1
 	http2 pool2
@@ -197,6 +198,7 @@ func New(cfg Config) (*Backend, error) {
 	}
 	b.limits = limits{b.cfg.KeepBody, b.cfg.MaxBody, b.cfg.MaxHead, b.cfg.Account}
 	b.scratches.New = newScratch
+	b.outcomes.New = func() any { return &Outcome{pool: &b.outcomes} }
 	b.http1.all = map[*conn1]struct{}{}
 	b.http2.freed = make(chan struct{}, 1)
 	b.life, b.stop = context.WithCancel(context.Background())

@@ -128,7 +128,7 @@ func fields(nv ...string) (fs []Field) {
 // all: begin is called once if the copy was sent, and never after an error.
 func (r *rig) send(calls ...Call) (*Outcome, error) {
 	r.t.Helper()
-	o, begun := NewOutcome(), 0
+	o, begun := r.back.NewOutcome(), 0
 	err := r.back.Send(&Copy{Calls: calls, ID: [16]byte{1, 2, 15: 3}, Key: 0xabc}, func() bool { begun++; return true }, o)
 	switch {
 	case err == nil && (begun != 1 || len(o.Answers) == 0):
@@ -452,7 +452,7 @@ func TestBeginRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			seen = ""
 			play(t, Config{}, tt.peer, func(r *rig) {
-				o := NewOutcome()
+				o := r.back.NewOutcome()
 				err := r.back.Send(&Copy{Calls: []Call{tt.call}}, func() bool { return false }, o)
 				if !errors.Is(err, ErrDropped) || len(o.Answers) != 0 {
 					t.Errorf("got %v and %d answers, want %v and none", err, len(o.Answers), ErrDropped)
@@ -592,7 +592,7 @@ func TestNetHTTP(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 8 {
 				wg.Go(func() {
-					o := NewOutcome()
+					o := b.NewOutcome()
 					defer o.Release()
 					if err := b.Send(&Copy{Calls: []Call{tt.call}}, begun, o); err != nil {
 						t.Error(err)
