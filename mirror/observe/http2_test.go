@@ -1,12 +1,11 @@
 package observe
 
 import (
-	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"pgregory.net/rapid"
@@ -649,17 +648,33 @@ type stream2 struct {
 	ended, spoiled  bool
 }
 
+// judged leaves out the frames that say nothing about exchanges. The observer
+// skips them; the Framer ends the connection when they are not well formed.
+func judged(data string) (out string) {
+	for len(data) >= 9 {
+		n := min(9+int(data[0])<<16+int(data[1])<<8+int(data[2]), len(data))
+		switch data[3] {
+		case frameData, frameHeaders, frameRST, frameSetting, framePush, frameGoAway, frameCont:
+			out += data[:n]
+		}
+		data = data[n:]
+	}
+	return out
+}
+
 // theirStreams reads one side of an HTTP/2 connection with x/net's Framer and
 // HPACK, as far as they go.
 func theirStreams(data string) map[uint32]*stream2 {
 	out := map[uint32]*stream2{}
-	fr := http2.NewFramer(nil, bytes.NewReader([]byte(data)))
+	fr := http2.NewFramer(nil, strings.NewReader(judged(data)))
 	fr.ReadMetaHeaders = hpack.NewDecoder(mostTable, nil) // a larger table decodes what a smaller one does
 	fr.MaxHeaderListSize = 64 << 10
 	for {
 		f, err := fr.ReadFrame()
 		if se, ok := err.(http2.StreamError); ok {
-			out[se.StreamID] = &stream2{spoiled: true}
+			if s := out[se.StreamID]; s == nil || !s.ended {
+				out[se.StreamID] = &stream2{spoiled: true}
+			}
 			continue
 		}
 		if err != nil {
@@ -843,6 +858,7 @@ func script(ops []byte) []event {
 	opened := uint32(0)
 	stream := func() uint32 { return uint32(max(int(opened)-2*next(3), 1)) } // one of the last three
 	sides := [2]*frames{t.client, t.live}
+	resized := [2]bool{}
 	for len(ops) > 0 {
 		op := next(16)
 		if opened == 0 {
@@ -880,6 +896,10 @@ func script(ops []byte) []event {
 			sides[next(2)].fr.WriteRSTStream(stream(), http2.ErrCode(next(9)))
 		case 12:
 			side, size := next(2), uint32(next(3)*4096)
+			if resized[side] { // x/net does not take two updates in one block
+				continue
+			}
+			resized[side] = true
 			sides[side].fr.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: size})
 			t.flush()
 			other := sides[1-side]
@@ -900,24 +920,23 @@ func script(ops []byte) []event {
 
 // TestHTTP2Script compares conversations that are mostly right.
 func TestHTTP2Script(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
 	compared := 0
-	rapid.Check(t, func(rt *rapid.T) {
-		events := script(rapid.SliceOfN(rapid.Byte(), 20, 200).Draw(rt, "ops"))
+	for range 1000 {
+		ops := make([]byte, 20+rng.IntN(180))
+		for i := range ops {
+			ops[i] = byte(rng.Uint32())
+		}
+		events := script(ops)
 		n, err := differEvents(New(Config{}), events)
 		if err != nil {
-			rt.Fatal(err)
+			t.Fatalf("script %v: %v", ops, err)
 		}
 		compared += n
-		whole, pieces := run(New(Config{}), events, nil), run(New(Config{}), events, anyCut(rt))
-		if d := cmp.Diff(whole.done, pieces.done); d != "" {
-			rt.Fatal(d)
-		}
-		if d := cmp.Diff(whole.gaveUp, pieces.gaveUp); d != "" {
-			rt.Fatal(d)
-		}
-	})
+		splitInvariant(t, events)
+	}
 	t.Logf("%d exchanges compared", compared)
-	if compared < 20 {
+	if compared < 200 {
 		t.Errorf("only %d exchanges were compared", compared)
 	}
 }
