@@ -129,6 +129,10 @@ func hostileHTTP2() []endless {
 			return []event{client(frame(1, 4, id(i), postBlock) + frame(0, 0, id(i), grpcMessage(3)[:7])),
 				live(frame(1, 4, id(i), okBlock) + frame(0, 0, id(i), grpcMessage(3)[:7]))}
 		}, rule: LimitMemory},
+		{name: "streams with many messages each", start: started(), next: func(i int) []event {
+			messages := strings.Repeat("\x00\x00\x00\x00\x00", maxLengths)
+			return []event{client(frame(1, 4, id(i), postBlock) + frame(0, 0, id(i), messages)), live(frame(1, 4, id(i), okBlock) + frame(0, 0, id(i), messages))}
+		}, rule: LimitMemory},
 		{name: "window 0 and many requests", start: append(started(), client(frame(4, 0, 0, "\x00\x04\x00\x00\x00\x00"))), next: func(i int) []event {
 			return []event{client(frame(1, 5, id(i), getBlock+host)), live(frame(1, 4, id(i), okBlock))}
 		}, rule: LimitMemory},

@@ -551,3 +551,54 @@ func TestHasControl(t *testing.T) {
 		}
 	})
 }
+
+// TestCutAnywhere cuts both directions of a connection at any byte, in order or
+// by a reset: an exchange that is reported complete is whole.
+func TestCutAnywhere(t *testing.T) {
+	talk := newTalk()
+	talk.client.headers(1, false, and(post2, "content-length", "6")...).data(1, false, "abc").data(1, true, "def").headers(3, false, grpcRequest...).data(3, true, grpcMessage(9))
+	talk.live.headers(1, false, ok2...).data(1, false, "xyz").data(1, true, "123").headers(3, false, ok2...).data(3, false, grpcMessage(9)).headers(3, true, "grpc-status", "0")
+	preface := talk.events
+	talk.events = nil
+	talk.flush()
+	for name, whole := range map[string][]event{
+		"HTTP/1": {client(post("Content-Length: 6\r\n\r\nabcdef") + post(chunked+"3\r\nabc\r\n0\r\nT: v\r\n\r\n") + get),
+			live(ok3 + "HTTP/1.1 200 OK\r\n" + chunked + "3\r\nabc\r\n0\r\n\r\n" + "HTTP/1.1 200 OK\r\n\r\nuntil the end")},
+		"HTTP/2": talk.events,
+	} {
+		var before []event
+		if name == "HTTP/2" {
+			before = preface
+		}
+		full := run(New(Config{}), append(append(before[:len(before):len(before)], whole...), event{side: Live, eof: true}), nil)
+		bySeq := map[uint64]exchange{}
+		for _, x := range full.done {
+			if x.Outcome != Complete {
+				t.Fatalf("%s: got %s", name, brief(x))
+			}
+			bySeq[x.Seq] = x
+		}
+		outcomes := map[Outcome]int{}
+		check := func(end event, events ...event) {
+			r := run(New(Config{}), append(append(before[:len(before):len(before)], events...), end), nil)
+			for _, x := range r.done {
+				outcomes[x.Outcome]++
+				cutAnswer := name == "HTTP/1" && x.Seq == 3 && end == event{side: Live, eof: true} // has no length
+				if x.Outcome == Complete && !cutAnswer && brief(x) != brief(bySeq[x.Seq]) {
+					t.Errorf("%s, cut %+v: got %s, want %s", name, end, brief(x), brief(bySeq[x.Seq]))
+				}
+			}
+		}
+		for _, end := range []event{{side: Client, eof: true}, {side: Client, gone: true}, {side: Live, eof: true}, {side: Live, gone: true}} {
+			for i := range whole[0].data {
+				check(end, client(whole[0].data[:i]))
+			}
+			for i := range whole[1].data {
+				check(end, whole[0], live(whole[1].data[:i]))
+			}
+		}
+		if outcomes[LiveAborted] == 0 || outcomes[ClientCut] == 0 || outcomes[Complete] == 0 {
+			t.Errorf("%s: nothing was cut: %v", name, outcomes)
+		}
+	}
+}
