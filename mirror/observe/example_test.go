@@ -36,7 +36,7 @@ func Example() {
 	c.FromClient(now, []byte("GET /list HTTP/1.1\r\nHost: mail\r\nX-User: bob\r\n\r\n"))
 	c.FromLive(now, []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"))
 	c.FromClient(now, []byte("POST /send HTTP/1.1\r\nHost: mail\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX"))
-	c.Close(now, observe.Client)
+	c.Close(observe.Client)
 	// Output:
 	// POST /send 201 complete: 5 bytes in, 2 out, kept "hello"
 	// GET /list 200 complete: 0 bytes in, 2 out, kept ""

@@ -240,7 +240,7 @@ func (e endless) run(t *testing.T) {
 	if perByte := spent / time.Duration(fed); perByte > 2*time.Microsecond && spent > 5*time.Second {
 		t.Errorf("%d bytes cost %v", fed, spent)
 	}
-	c.Close(now, Client)
+	c.Close(Client)
 	checkEmpty(c)
 	if e.check != nil {
 		if err := e.check(sink); err != nil {
@@ -320,7 +320,7 @@ func TestHostileCatches(t *testing.T) {
 	if held := heap() - base; held <= 4<<20 {
 		t.Errorf("20,000 open requests take %d KiB: the measure is blind", held>>10)
 	}
-	c.Close(at(1), Client)
+	c.Close(Client)
 }
 
 // A keep-alive PING now and then is no flood, however long it goes on.
@@ -355,7 +355,7 @@ func TestAccountHolds(t *testing.T) {
 	if a.most > a.limit || a.most < a.limit/2 {
 		t.Errorf("at most %d bytes of %d were held", a.most, a.limit)
 	}
-	c.Close(at(2), Client)
+	c.Close(Client)
 	if a.held != 0 || r.outcomes[ClientCut] != 100 {
 		t.Errorf("%d bytes of the account are lost, %d exchanges cut", a.held, r.outcomes[ClientCut])
 	}

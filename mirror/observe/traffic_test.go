@@ -84,7 +84,7 @@ func (w *wire) serve(client net.Conn) {
 			case errors.Is(err, io.EOF):
 				eof(time.Now())
 			case err != nil:
-				c.Close(time.Now(), side)
+				c.Close(side)
 			}
 			w.mu.Unlock()
 			if _, werr := to.Write(b[:n]); werr != nil || err != nil {
@@ -93,11 +93,11 @@ func (w *wire) serve(client net.Conn) {
 			}
 		}
 	}
-	both.Go(func() { pump(client, live, c.FromClient, c.ClientEOF, Client) })
+	both.Go(func() { pump(client, live, c.FromClient, func(time.Time) { c.ClientEOF() }, Client) })
 	both.Go(func() { pump(live, client, c.FromLive, c.LiveEOF, Live) })
 	both.Wait()
 	w.mu.Lock()
-	c.Close(time.Now(), Live)
+	c.Close(Live)
 	checkEmpty(c)
 	w.mu.Unlock()
 }
