@@ -40,7 +40,6 @@ type Exchange struct {
 	announced  bool // Sink.Request was called
 	final      bool // the final answer header came
 	refusable  bool // Broken is the request's fault: live must not serve it
-	http10     bool // the request speaks HTTP/1.0
 	expects    bool // the request waits for 100 (Continue)
 	upgrades   bool // the request offers another protocol
 	headOnly   bool // HEAD: the answer has no body whatever it says

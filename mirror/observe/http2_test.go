@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -432,6 +433,13 @@ func TestHTTP2Rules(t *testing.T) {
 		{"goaway on a stream", func(t *talk) { raw(t.live.fr, 7, 0, 1, 8) }, H2StreamID},
 		{"data on an idle stream", func(t *talk) { t.client.data(1, false, "x") }, H2StreamID},
 		{"data on no stream", func(t *talk) { t.client.data(0, false, "x") }, H2StreamID},
+		{"closed stream opened again", func(t *talk) {
+			t.client.headers(1, true, get2...)
+			t.live.headers(1, true, ok2...)
+			t.flush()
+			t.client.headers(1, true, get2...)
+		}, H2StreamID},
+		{"skipped stream opened", func(t *talk) { t.client.headers(3, true, get2...).headers(1, true, get2...) }, H2StreamID},
 		{"answer to nothing", func(t *talk) { t.live.headers(1, true, ok2...) }, H2StreamID},
 		{"header on no stream", func(t *talk) { t.client.headers(0, true, get2...) }, H2StreamID},
 		{"even stream", func(t *talk) { t.client.headers(2, true, get2...) }, H2StreamID},
@@ -973,5 +981,37 @@ func TestDiffer2Catches(t *testing.T) {
 		if differ2(o, talk.client.take(), talk.live.take()) == nil {
 			t.Errorf("an observer without rule %v is not caught", name)
 		}
+	}
+}
+
+// A message is timed from the first byte of its header to its last one.
+func TestTimes(t *testing.T) {
+	talk := newTalk()
+	talk.events = talk.events[:0]
+	talk.client.fr.WriteSettings()
+	talk.live.fr.WriteSettings()
+	talk.client.headers(1, false, post2...).data(1, true, "ab")
+	talk.live.headers(1, false, ":status", "103").headers(1, false, ok2...).data(1, false, "ab").headers(1, true, "t", "u")
+	r := &recorder{}
+	c := New(Config{}).Conn(r)
+	second, interim := 0, 0
+	for _, part := range []struct {
+		feed func(time.Time, []byte)
+		data string
+	}{{c.FromClient, clientPreface + talk.client.take()}, {c.FromLive, talk.live.take()}} {
+		for i := range part.data {
+			second++
+			part.feed(at(second), []byte(part.data[i:i+1]))
+		}
+		if interim == 0 {
+			interim = second
+		}
+	}
+	x := r.done[0]
+	// Preface 24, SETTINGS 9, then the header; live: SETTINGS 9, a header of 9+4.
+	got := [...]int64{x.Request.First, x.Request.Last, x.Answer.First - int64(interim), x.Answer.Last}
+	want := [...]int64{24 + 9 + 1, int64(interim), 9 + 9 + 4 + 1, int64(second)}
+	if got != want {
+		t.Errorf("got times %d, want %d", got, want)
 	}
 }
