@@ -211,7 +211,7 @@ func testRealHTTP(t *testing.T, h2 bool) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	count := 400
 	if testing.Short() {
-		count = 120
+		count = 60
 	}
 	var wg sync.WaitGroup
 	queue := make(chan func())
@@ -418,7 +418,7 @@ func TestRealGRPC(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	count := 300
 	if testing.Short() {
-		count = 80
+		count = 50
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 8)
