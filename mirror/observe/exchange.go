@@ -96,7 +96,8 @@ func (f *Fields) All() iter.Seq2[[]byte, []byte] {
 }
 
 // Get returns the value of the first field called name, which must be given in
-// lower case, and whether there is one.
+// lower case, and whether there is one. A field may come several times, and
+// HTTP/2 clients split Cookie (RFC 9113 §8.2.3): All yields each.
 func (f *Fields) Get(name string) ([]byte, bool) {
 	for _, e := range f.list {
 		if foldEqual(f.text[e.name.from:e.name.to], name) {

@@ -14,7 +14,6 @@ import (
 // endless repeats a piece of input for as long as it is asked to.
 type endless struct {
 	name  string
-	mode  Mode
 	start []event                // fed once
 	next  func(i int) []event    // fed again and again
 	most  int                    // calls of next, 0 for as many as make 16 MiB

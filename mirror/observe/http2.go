@@ -458,8 +458,12 @@ func (c *Conn) goaway(last uint32) {
 		return
 	}
 	c.h2.goaway = last
-	for x := c.last; x != nil && x.Stream > last && c.state != over; x = c.last {
-		c.finish2(x, Refused)
+	for x := c.last; x != nil && x.Stream > last; x = c.last {
+		o := Refused
+		if x.final { // it was processed, whatever live says now
+			o = c.cutOutcome(x, Live)
+		}
+		c.finish2(x, o)
 	}
 }
 

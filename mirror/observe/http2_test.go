@@ -181,6 +181,10 @@ func TestHTTP2(t *testing.T) {
 			t.flush()
 			t.client.headers(7, true, get2...)
 		}, []string{"POST /p refused", "POST /p refused", "GET /g?q 200 complete"}, 0},
+		{"goaway from what was begun", func(t *talk) {
+			t.client.headers(1, true, get2...)
+			t.live.headers(1, false, ok2...).fr.WriteGoAway(0, http2.ErrCodeInternal, nil)
+		}, []string{"GET /g?q 200 live_aborted"}, 0},
 		{"client's goaway", func(t *talk) {
 			t.client.headers(1, true, get2...).fr.WriteGoAway(0, http2.ErrCodeNo, nil)
 			t.live.headers(1, true, ok2...)
