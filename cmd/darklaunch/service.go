@@ -150,7 +150,7 @@ func (s *service) listeners() (parts []ops.Part, err error) {
 			return nil, err
 		}
 		opened = append(opened, l)
-		parts = append(parts, ops.Part{Name: "metrics", Run: ops.Serve(l, ops.Metrics(s.registry, s.ready))})
+		parts = append(parts, ops.Part{Name: "metrics", Run: ops.Serve(l, ops.Metrics(s.registry, s.ready), s.log)})
 		s.out.ready("metrics", l.Addr().String())
 	}
 	return parts, nil
@@ -177,7 +177,7 @@ func (s *service) adminPart(l net.Listener) (ops.Part, error) {
 	if cert != nil {
 		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12})
 	}
-	return ops.Part{Name: "admin", Run: ops.Serve(l, h)}, nil
+	return ops.Part{Name: "admin", Run: ops.Serve(l, h, s.log)}, nil
 }
 
 func (s *service) certificate() (*tls.Certificate, error) {
