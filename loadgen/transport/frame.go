@@ -186,7 +186,7 @@ func appendTimeout(b []byte, d time.Duration) []byte {
 	case d >= 1e8*time.Microsecond:
 		unit, mark = time.Millisecond, 'm'
 	}
-	n := min(max((d+unit-1)/unit, 1), 1e8-1)
+	n := min((max(d, 1)-1)/unit+1, 1e8-1)
 	at := len(b)
 	b = strconv.AppendInt(append(b, 0), int64(n), 10)
 	b = append(b, mark)

@@ -428,7 +428,7 @@ func (h *http2) end(c *Call, trailers *head) {
 	case trailers == nil:
 		h.finish(c, Malformed, 0)
 	case trailers.rpc < 0:
-		h.finish(c, Status, 2) // UNKNOWN
+		h.finish(c, Status, rpcUnknown)
 	case trailers.rpc == 0 && (!c.framing.whole() || c.framing.packed || c.Messages != 1 && !r.op.ServerStream):
 		h.finish(c, Malformed, 0)
 	default:
@@ -436,8 +436,12 @@ func (h *http2) end(c *Call, trailers *head) {
 	}
 }
 
-// deadlineExceeded is the gRPC status of a call whose time ran out, at either end.
-const deadlineExceeded = 4
+// gRPC statuses that are more than a number here.
+const (
+	rpcUnknown       = 2
+	deadlineExceeded = 4 // time ran out, at either end
+	rpcHighest       = 16
+)
 
 // conclude ends a gRPC call by its status.
 func (h *http2) conclude(c *Call, code int) {
@@ -447,6 +451,9 @@ func (h *http2) conclude(c *Call, code int) {
 	case deadlineExceeded:
 		h.finish(c, Timeout, code)
 	default:
+		if code > rpcHighest { // codes that nobody knows are UNKNOWN
+			code = rpcUnknown
+		}
 		h.finish(c, Status, code)
 	}
 }

@@ -38,7 +38,21 @@ type Config struct {
 	Portable bool
 }
 
-func (c Config) withDefaults() Config {
+// Check refuses a configuration that names nothing to call, or what cannot be sent.
+func (c Config) Check() error {
+	if len(c.Ops) == 0 {
+		return errors.New("transport: no operations")
+	}
+	for i := range c.Ops {
+		if err := c.Ops[i].check(c.Protocol); err != nil {
+			return fmt.Errorf("transport: %w", err)
+		}
+	}
+	return nil
+}
+
+// WithDefaults returns c with the defaults in place of zeros.
+func (c Config) WithDefaults() Config {
 	if c.Host == "" {
 		c.Host = c.Addr
 	}
@@ -95,20 +109,17 @@ type Pool struct {
 
 // New returns a Pool that has made no connection yet. Its times are clock's.
 func New(cfg Config, clock Clock) (*Pool, error) {
-	cfg = cfg.withDefaults()
-	p := &Pool{cfg: cfg, clock: clock, users: map[uint64]*conn{}}
-	if len(cfg.Ops) == 0 {
-		return nil, errors.New("transport: no operations")
+	if err := cfg.Check(); err != nil {
+		return nil, err
 	}
+	cfg = cfg.WithDefaults()
+	p := &Pool{cfg: cfg, clock: clock, users: map[uint64]*conn{}}
 	scheme := "http"
 	if cfg.TLS != nil {
 		scheme = "https"
 	}
 	for i := range cfg.Ops {
 		o := &cfg.Ops[i]
-		if err := o.check(cfg.Protocol); err != nil {
-			return nil, fmt.Errorf("transport: %w", err)
-		}
 		if cfg.Protocol == HTTP1 {
 			p.one = append(p.one, newRequest1(o, cfg.Host))
 		} else {
