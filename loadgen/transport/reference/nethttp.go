@@ -137,8 +137,12 @@ func classify(err error) transport.Class {
 	if isTLS(err) {
 		return transport.TLS
 	}
-	if _, ok := errors.AsType[http2.StreamError](err); ok {
-		return transport.Reset
+	if e, ok := errors.AsType[http2.StreamError](err); ok {
+		// net/http gives up a stream with an error like the one it gets.
+		if e.Cause != nil && strings.Contains(e.Cause.Error(), "received from peer") {
+			return transport.Reset
+		}
+		return transport.Malformed
 	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
