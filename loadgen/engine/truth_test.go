@@ -80,7 +80,7 @@ func TestStallIsSeenWhole(t *testing.T) {
 	for _, rate := range []float64{500, 2000, 20000, 200000} {
 		for _, conns := range []int{0, 64} {
 			s := stall{lambda: rate, mu: 5 * rate, run: 10 * time.Second, length: time.Second}
-			if testing.Short() && rate > 20000 {
+			if testing.Short() && rate > 2000 {
 				s.run, s.length = time.Second, 100*time.Millisecond
 			}
 			got := run(s.server(conns), Config{Source: s.plan(), Measure: s.run, MaxInFlight: 1 << 20})

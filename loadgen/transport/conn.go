@@ -54,15 +54,15 @@ type conn struct {
 	proto  protocol
 	link   link
 	user   uint64
-	queue  callList // waits for this connection and no other
+	queue  list[Call, *Call] // waits for this connection and no other
 	active int
 	begun  int // calls started in its life
 
 	written uint64 // bytes handed to the link in its life
 	unsent  []*Call
-	dirty   bool // on pool.dirty
-	blocked bool // the link takes no more until writable
-	inReady bool // on pool.ready
+	dirty   bool        // on pool.dirty
+	blocked bool        // the link takes no more until writable
+	links   links[conn] // of pool.ready
 
 	// The poller's own.
 	fd   int
@@ -97,6 +97,7 @@ func (k *conn) start(c *Call) {
 	k.unsent = append(k.unsent, c)
 	k.proto.start(c)
 	k.touch()
+	k.pool.busier(k)
 }
 
 // touch has k's output written at the next flush.
@@ -275,43 +276,4 @@ func (c *Call) keep(p []byte, most int) {
 	if n := min(len(p), most-len(c.Answer)); n > 0 {
 		c.Answer = append(c.Answer, p[:n]...)
 	}
-}
-
-// callList is a queue of calls that any of them can leave.
-type callList struct {
-	head, tail *Call
-	conn       *conn // whose it is; nil for the pool's own
-}
-
-func (l *callList) push(c *Call) {
-	c.list, c.prev, c.next = l, l.tail, nil
-	if l.tail != nil {
-		l.tail.next = c
-	} else {
-		l.head = c
-	}
-	l.tail = c
-}
-
-func (l *callList) remove(c *Call) {
-	if c.prev != nil {
-		c.prev.next = c.next
-	} else {
-		l.head = c.next
-	}
-	if c.next != nil {
-		c.next.prev = c.prev
-	} else {
-		l.tail = c.prev
-	}
-	c.list, c.prev, c.next = nil, nil, nil
-}
-
-// pop returns the first call, or nil.
-func (l *callList) pop() *Call {
-	c := l.head
-	if c != nil {
-		l.remove(c)
-	}
-	return c
 }

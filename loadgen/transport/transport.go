@@ -125,11 +125,11 @@ type Call struct {
 	// Answer is the start of the answer's body, as much as Op.Keep asks for.
 	Answer []byte
 
-	conn       *conn
-	list       *callList
-	prev, next *Call
-	retried    bool
-	refused    bool // the server is known not to have acted on it
+	conn    *conn // it was started on
+	queued  *conn // it waits for; nil for any
+	links   links[Call]
+	retried bool
+	refused bool // the server is known not to have acted on it
 
 	// The HTTP/2 stream.
 	id      uint32
