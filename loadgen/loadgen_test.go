@@ -202,6 +202,29 @@ func TestClosedLoop(t *testing.T) {
 	}
 }
 
+func TestRequestsEndTheRun(t *testing.T) {
+	for _, rate := range []float64{0, 1000} {
+		addr, asked := target(t)
+		cfg := Config{
+			Transport: transport.Config{Addr: addr, Conns: 4, Ops: []transport.Op{{Name: "op", Path: "/"}}},
+			Rate:      rate, For: time.Hour, Requests: 101, Shards: 2,
+		}
+		if rate > 0 {
+			cfg.Arrivals = constant(rate, time.Hour)
+		}
+		res, err := Run(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Sent != 101 || res.OK != 101 || asked.Load() != 101 || res.Interrupted {
+			t.Errorf("at %g: got sent %d, ok %d, asked %d, interrupted %t, want 101", rate, res.Sent, res.OK, asked.Load(), res.Interrupted)
+		}
+		if rate > 0 && math.Abs(res.Rate.Achieved-rate) > 1 || res.Duration <= 0 || res.Duration > 60 {
+			t.Errorf("at %g: got %g/s for %g s", rate, res.Rate.Achieved, res.Duration)
+		}
+	}
+}
+
 func TestSharesOfThePlan(t *testing.T) {
 	addr, asked := target(t)
 	var got []string
@@ -514,7 +537,7 @@ func (c Config) resultOf(n int, d time.Duration) *Result {
 		t.Response.Exact.Record(took)
 		t.Service.Exact.Record(took)
 	}
-	return c.result(total, c.For, cost{cpu: time.Second, rss: 1000})
+	return c.result(total, c.For, false, cost{cpu: time.Second, rss: 1000})
 }
 
 func TestMerge(t *testing.T) {

@@ -104,7 +104,7 @@ type Call struct {
 	// Deadline is when the caller will give up, on the Pool's clock; 0 is never.
 	// It goes out as grpc-timeout. The caller keeps it by Cancel.
 	Deadline time.Duration
-	// Intended, Due and Data are the caller's own.
+	// Intended and Data are the caller's own.
 	Intended time.Duration
 	Data     any
 
