@@ -256,7 +256,7 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		return after.TotalAlloc - before.TotalAlloc
 	}
-	short, long := allocated(20_000), allocated(200_000)
+	short, long := allocated(10_000), allocated(100_000)
 	if long > short+short/4 {
 		t.Errorf("got %d bytes for ten times the calls, want about the %d of the short run", long, short)
 	}

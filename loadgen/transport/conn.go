@@ -123,7 +123,9 @@ func (k *conn) flush() {
 	k.written += uint64(n)
 	i := 0
 	for ; i < len(k.unsent) && k.unsent[i].offset < k.written; i++ {
-		k.unsent[i].Sent = now
+		if c := k.unsent[i]; c.Sent < 0 { // one that is sent again keeps its first time
+			c.Sent = now
+		}
 	}
 	k.unsent = k.unsent[:copy(k.unsent, k.unsent[i:])]
 	switch {
@@ -158,6 +160,7 @@ func (k *conn) received(b []byte) {
 		return
 	}
 	if err := k.proto.receive(b); err != nil {
+		k.refuse(Malformed)
 		k.proto.lost(Malformed)
 		k.flush() // what the protocol wants to say last; an error changes nothing
 		k.shut()
@@ -176,18 +179,26 @@ func (k *conn) eof() {
 
 // lose closes k, whose link has failed.
 func (k *conn) lose(class Class) {
-	switch k.state {
-	case closed:
+	if k.state == closed {
 		return
-	case dialing:
-		if c := k.queue.pop(); c != nil {
-			c.Class = class
-			k.pool.finish(c)
-		}
-	default:
+	}
+	k.refuse(class)
+	if k.proto != nil {
 		k.proto.lost(class)
 	}
 	k.shut()
+}
+
+// refuse ends the call that k was opened for, if it never got as far. Others
+// that wait for k may try another connection.
+func (k *conn) refuse(class Class) {
+	if k.state == open {
+		return
+	}
+	if c := k.queue.pop(); c != nil {
+		c.Class = class
+		k.pool.finish(c)
+	}
 }
 
 // shut closes k and finds another place for the calls that waited for it.
@@ -227,9 +238,6 @@ func (k *conn) report() {
 
 // forget drops c from the calls whose first byte has not been written.
 func (k *conn) forget(c *Call) {
-	if c.Sent >= 0 {
-		return
-	}
 	for i, u := range k.unsent {
 		if u == c {
 			k.unsent = append(k.unsent[:i], k.unsent[i+1:]...)

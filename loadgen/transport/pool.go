@@ -165,9 +165,6 @@ func resolve(addr string) ([]*net.TCPAddr, error) {
 	return addrs, nil
 }
 
-// Slots is how many calls can be under way at once.
-func (p *Pool) Slots() int { return p.cfg.Conns * p.cfg.Streams }
-
 // Conns is how many connections are open, and how many are being opened. It is
 // safe for concurrent use.
 func (p *Pool) Conns() (open, opening int) {
@@ -177,20 +174,28 @@ func (p *Pool) Conns() (open, opening int) {
 
 // Open makes connections before there are calls for them, and waits for them
 // until the given time. It does nothing where connections are made for a user
-// or for a number of calls. A connection that fails is tried again when a call
-// needs it, and fails that.
+// or for a number of calls. A connection that fails, or is not up in time, is
+// tried again when a call needs it, and then fails that.
 func (p *Pool) Open(until time.Duration) {
 	if p.cfg.PerUser || p.cfg.CallsPerConn > 0 {
 		return
 	}
+	var made []*conn
 	for p.conns < p.cfg.Conns {
-		if _, err := p.dial(nil); err != nil {
-			return
+		k, err := p.dial(nil)
+		if err != nil {
+			break
 		}
+		made = append(made, k)
 	}
-	for p.clock.Now() < until && p.conns == p.cfg.Conns && p.opened.Load() < int64(p.conns) {
+	for p.clock.Now() < until && p.conns == len(made) && p.opened.Load() < int64(p.conns) {
 		p.flush()
 		p.poller.wait(until)
+	}
+	for _, k := range made {
+		if k.state == dialing || k.state == greeting {
+			k.shut()
+		}
 	}
 }
 

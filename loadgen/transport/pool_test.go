@@ -324,6 +324,108 @@ func TestCancelWhileConnecting(t *testing.T) {
 	}
 }
 
+// A call that is sent again counts from when it was sent first.
+func TestSentAgain(t *testing.T) {
+	const wait = 30 * time.Millisecond
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for i := range 2 {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			r := bufio.NewReader(c)
+			http.ReadRequest(r)
+			io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
+			if i == 0 {
+				http.ReadRequest(r)
+				time.Sleep(wait)
+			}
+			c.Close()
+		}
+	})
+	p, clock := newPool(t, Config{Addr: l.Addr().String(), Conns: 1})
+	one(t, p, clock, new(Call))
+	c := one(t, p, clock, new(Call))
+	if c.Class != OK || !c.retried || c.Done-c.Sent < wait {
+		t.Errorf("got %v, again %t, %v after it was sent, want ok, true, at least %v", c.Class, c.retried, c.Done-c.Sent, wait)
+	}
+}
+
+// A server that takes connections and nothing more costs a call a connection,
+// not its patience.
+func TestNoGreeting(t *testing.T) {
+	for name, say := range map[string]string{"closes": "", "speaks HTTP/1.1": "HTTP/1.1 400 Bad Request\r\n\r\n"} {
+		for _, portable := range []bool{false, true} {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			var conns atomic.Int64
+			wg.Go(func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					conns.Add(1)
+					wg.Go(func() {
+						defer c.Close()
+						io.WriteString(c, say)
+						io.CopyN(io.Discard, c, int64(len(preface)))
+					})
+				}
+			})
+			p, clock := newPool(t, Config{Protocol: HTTP2, Addr: l.Addr().String(), Conns: 1, Portable: portable})
+			want := Reset
+			if say != "" {
+				want = Malformed
+			}
+			for range 3 {
+				p.Start(new(Call))
+			}
+			for _, c := range finish(t, p, clock, 3) {
+				if c.Class != want {
+					t.Errorf("%s, portable %t: got %v, want %v", name, portable, c.Class, want)
+				}
+			}
+			l.Close()
+			wg.Wait()
+			if n := conns.Load(); n != 3 {
+				t.Errorf("%s, portable %t: got %d connections for 3 calls", name, portable, n)
+			}
+		}
+	}
+}
+
+// Connections that do not come up in time are made again for calls, which
+// then know why they failed.
+func TestOpenGivesUp(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p, clock := newPool(t, Config{Protocol: HTTP2, Addr: l.Addr().String(), Conns: 3}) // nobody greets
+	p.Open(clock.Now() + 20*time.Millisecond)
+	if open, opening := p.Conns(); open+opening != 0 {
+		t.Errorf("got %d open and %d opening, want none", open, opening)
+	}
+	c := new(Call)
+	p.Start(c)
+	p.Poll(clock.Now() + 10*time.Millisecond)
+	if p.Cancel(c); !c.Tried {
+		t.Error("got a call that was not tried")
+	}
+}
+
 // Bodies that no buffer holds arrive whole, both ways, and the server's reading
 // holds the client's writing back.
 func TestLargeBodies(t *testing.T) {
