@@ -240,9 +240,8 @@ const openTime = time.Second
 // could not begin. When ctx ends, so does the plan: calls under way are waited
 // for, and the Result says that it was interrupted.
 //
-// Each shard keeps a thread to itself. While they run GOMAXPROCS is two more
-// than the shards, if it was less: the runtime takes the processor from a
-// thread that waits in the kernel, and a spare one spares it the trouble.
+// Each shard keeps a thread and a processor to itself. While they run GOMAXPROCS
+// is two more than the shards, if it was less, for all else in the process.
 func Run(ctx context.Context, cfg Config) (*Result, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -235,6 +236,7 @@ func TestStallInRealTime(t *testing.T) {
 			if c.cfg.Protocol == transport.GRPC {
 				c.cfg.Ops[0].Messages = [][]byte{[]byte("hello")}
 			}
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(3, runtime.GOMAXPROCS(0))))
 			defer Pin()()
 			clock := transport.NewClock(time.Now())
 			make := func() (interface {

@@ -6,9 +6,10 @@
 //
 // A Pool belongs to one goroutine, which starts calls and polls for their ends;
 // nothing in it is shared between goroutines. Plain connections are served by
-// an epoll loop in that goroutine (Linux). TLS, and every connection on other
-// systems, is read and written by goroutines of its own; the protocol code is
-// the same. The readers of both protocols are pure: bytes in, outcomes out.
+// an epoll loop in that goroutine (Linux), which keeps a processor of GOMAXPROCS
+// to itself while it polls. TLS, and every connection on other systems, is read
+// and written by goroutines of its own; the protocol code is the same. The
+// readers of both protocols are pure: bytes in, outcomes out.
 package transport
 
 import (
