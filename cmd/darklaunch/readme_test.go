@@ -121,8 +121,9 @@ func TestDocumentsNameWhatThereIs(t *testing.T) {
 
 // leastVersions are the first versions without a published hole that matters here.
 var leastVersions = map[string]string{
-	"golang.org/x/net":       "v0.61.0", // memory held by HTTP/2 trailers
-	"google.golang.org/grpc": "v1.83.1", // memory held by 1-byte DATA frames, CVE-2026-84304
+	"github.com/sirupsen/logrus": "v1.9.3",  // a long line stops its writer, CVE-2025-65637
+	"golang.org/x/net":           "v0.61.0", // memory held by HTTP/2 trailers
+	"google.golang.org/grpc":     "v1.83.1", // memory held by 1-byte DATA frames, CVE-2026-84304
 }
 
 // leastGo is the first release of Go's line without one; an older toolchain is told, not refused.
