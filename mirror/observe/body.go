@@ -75,8 +75,6 @@ const (
 // moved forgets what a copy of b now owns.
 func (b *Body) moved() { b.Bytes, b.Lengths = nil, nil }
 
-func (b *Body) reset() { *b = Body{Lengths: b.Lengths[:0]} }
-
 // write takes the next bytes of a body. expect is how many the message says
 // are still to come, p included, or negative; last says that p ends the body.
 func (b *Body) write(c *Conn, p []byte, expect int64, last bool) {

@@ -22,6 +22,7 @@ type half struct {
 	digits, ext int
 	prev        byte
 
+	breaks  Rule // what bytes break in step undefined
 	started bool // a start line was read
 	closing bool // the last message closes the connection
 }
@@ -53,7 +54,9 @@ const (
 	chunkData // in a chunk
 	chunkCR   // at the CR after one
 	chunkEOL  // at the LF after that
-	undefined // whatever comes has no single meaning: see ExpectSkipped
+	rejecting // live, without a request to answer: see reject1
+	rejected  // live, after that: nothing more is read
+	undefined // client: whatever comes breaks half.breaks
 )
 
 // maxExtension bounds the extensions of one chunk, in bytes.
@@ -94,8 +97,12 @@ func (c *Conn) feed1(side Side, now time.Time, p []byte) {
 			if h.at > chunkEOL {
 				h.beginChunk()
 			}
+		case rejecting:
+			p = c.reject1(h, p)
+		case rejected:
+			return
 		case undefined:
-			c.breaks(side, ExpectSkipped)
+			c.breaks(side, h.breaks)
 			return
 		}
 	}
@@ -113,7 +120,11 @@ func (c *Conn) begin1(side Side, h *half, now time.Time) bool {
 		}
 		h.x = c.open(HTTP1, now)
 	} else {
-		if c.first == nil || c.first.Answer.Complete {
+		switch x := c.first; {
+		case x == nil, !x.announced:
+			h.at, h.line = rejecting, 0
+			return true
+		case x.Answer.Complete:
 			c.breaks(side, Unasked)
 			return false
 		}
@@ -124,6 +135,29 @@ func (c *Conn) begin1(side Side, h *half, now time.Time) bool {
 	h.at, h.line = startLine, 0
 	h.head = framing{length: -1}
 	return true
+}
+
+// reject1 reads what live sends when no request is complete enough to be
+// answered. Servers say so that they wait no longer (408), or read no further
+// (400, 431), and close. As long as the answer is a 4xx and the client is
+// silent, nothing went unobserved; anything else answers what we did not see.
+func (c *Conn) reject1(h *half, p []byte) []byte {
+	const shape = "HTTP/1.x 4"
+	for i, b := range p {
+		want := shape[h.line]
+		if b != want && !(want == 'x' && (b == '0' || b == '1')) {
+			c.breaks(Live, Unasked)
+			return nil
+		}
+		h.line++
+		if h.line == len(shape) {
+			h.at = rejected
+			client := &c.h1[Client]
+			client.at, client.breaks = undefined, Unasked
+			return p[i+1:]
+		}
+	}
+	return nil
 }
 
 // line1 takes the bytes of one line of a header or trailer section, and reads
@@ -206,7 +240,7 @@ func (c *Conn) requestLine(h *half, s span) bool {
 	switch version := line[j+1:]; {
 	case string(version) == "HTTP/1.1":
 	case string(version) == "HTTP/1.0":
-		h.head.http10, x.http10 = true, true
+		h.head.http10 = true
 	case c.breaks(Client, c.first1(Client, h, Version, line)):
 		return false
 	}
@@ -486,7 +520,7 @@ func (c *Conn) answerHead(h *half, now time.Time) bool {
 	}
 	x.Status, x.final = f.status, true
 	if client := &c.h1[Client]; x.expects && !x.Request.Complete && x.Request.Body.Size == 0 && client.x == x {
-		client.at = undefined
+		client.at, client.breaks = undefined, ExpectSkipped
 	}
 	h.closing = f.closes()
 	c.answered(x)
@@ -585,7 +619,7 @@ func (c *Conn) end1(side Side, h *half, now time.Time) {
 	switch {
 	case x.Request.Complete && x.Answer.Complete:
 		c.finish(x, Complete)
-	case side == Live && c.ended[Client]:
+	case side == Live && c.ended:
 		c.finish(x, ClientCut) // the rest of its request will not come
 	}
 }

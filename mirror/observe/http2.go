@@ -40,10 +40,11 @@ type flow struct {
 
 	// The field block being read, if inBlock.
 	inBlock  bool
-	block    []byte // fragments of a block that CONTINUATION ends
-	blockOf  uint32 // stream
-	blockEnd bool   // END_STREAM
-	promise  bool   // the block is a PUSH_PROMISE's
+	block    []byte    // fragments of a block that CONTINUATION ends
+	blockOf  uint32    // stream
+	blockEnd bool      // END_STREAM
+	promise  bool      // the block is a PUSH_PROMISE's
+	began    time.Time // when its first frame began
 
 	dec  *hpack.Decoder
 	list fieldList
@@ -111,6 +112,9 @@ func (c *Conn) feed2(side Side, now time.Time, p []byte) {
 	f := &c.h2.from[side]
 	for c.state == speaksHTTP2 {
 		if f.got < frameHeader {
+			if f.got == 0 && !f.inBlock {
+				f.began = now
+			}
 			n := copy(f.at[f.got:], p)
 			f.got += n
 			p = p[n:]
@@ -169,88 +173,108 @@ func (f *flow) gather(p []byte) (payload, rest []byte, whole bool) {
 // frame acts on a frame header. It reports false if the connection was
 // abandoned, as do all methods below that return a bool.
 func (c *Conn) frame(side Side, f *flow, now time.Time) bool {
-	h := c.h2
 	f.left = int(f.at[0])<<16 | int(f.at[1])<<8 | int(f.at[2])
 	f.typ, f.flags = f.at[3], f.at[4]
 	f.stream = binary.BigEndian.Uint32(f.at[5:]) & (1<<31 - 1)
 	f.pad, f.data, f.collect = 0, nil, 0
-	switch {
-	case f.left > f.maxFrame && c.breaks(side, H2FrameSize):
-		return false
-	case !f.settled && (f.typ != frameSetting || f.flags&flagAck != 0) && c.breaks(side, H2Preface):
-		return false
-	case f.inBlock != (f.typ == frameCont) && c.breaks(side, H2Order):
+	if r := c.frameRule(side, f); r != 0 {
+		c.breaks(side, r)
 		return false
 	}
 	f.settled = true
 	switch f.typ {
 	case frameData:
-		if f.stream == 0 || c.unopened(side, f.stream) {
-			return !c.breaks(side, H2StreamID)
-		}
-		f.data = h.streams[f.stream]
+		f.data = c.h2.streams[f.stream]
 		if f.flags&flagPadded != 0 {
 			f.collect = 1
-			if f.left == 0 {
-				return !c.breaks(side, H2Padding)
-			}
-		}
-		if f.left > f.collect {
-			h.idle = 0
-			return true
-		}
-		if f.flags&flagEndStream != 0 {
-			h.idle = 0
-			return f.collect > 0 || c.data(side, f, now, nil)
 		}
 	case frameHeaders, framePush:
-		h.idle = 0
-		return c.openBlock(side, f) && (f.collect > 0 || c.payload(side, f, now, nil))
-	case frameCont:
-		if f.stream != f.blockOf {
-			return !c.breaks(side, H2Order)
-		}
-		if len(f.block)+f.left > c.o.maxHead {
-			return !c.breaks(side, LimitHead)
-		}
+		f.inBlock, f.blockOf, f.promise = true, f.stream, f.typ == framePush
+		f.blockEnd = !f.promise && f.flags&flagEndStream != 0
 		f.collect = f.left
-		if f.collect > 0 {
-			h.idle = 0
-			return true
-		}
-		return c.idle(side, now) && c.payload(side, f, now, nil)
-	case frameRST:
-		if f.stream == 0 || c.unopened(side, f.stream) {
-			return !c.breaks(side, H2StreamID)
-		}
-		if f.left != 4 {
-			return !c.breaks(side, H2FrameSize)
-		}
-		f.collect = 4
-		h.idle = 0
-		return true
-	case frameSetting:
-		if f.stream != 0 {
-			return !c.breaks(side, H2StreamID)
-		}
-		if f.left%6 != 0 || f.flags&flagAck != 0 && f.left != 0 {
-			return !c.breaks(side, H2FrameSize)
-		}
-		if f.left > maxSettings {
-			return !c.breaks(side, LimitSettings)
-		}
+	case frameCont, frameSetting, frameRST:
 		f.collect = f.left
-		return c.idle(side, now) && (f.collect > 0 || c.payload(side, f, now, nil))
 	case frameGoAway:
-		if f.stream != 0 {
-			return !c.breaks(side, H2StreamID)
-		}
-		if f.left < 8 {
-			return !c.breaks(side, H2FrameSize)
-		}
 		f.collect = 8
 	}
-	return c.idle(side, now)
+	if f.moves() {
+		c.h2.idle = 0
+	} else if !c.idle(side, now) {
+		return false
+	}
+	if f.left > 0 {
+		return true
+	}
+	return c.payload(side, f, now, nil)
+}
+
+// frameRule returns the rule that a frame header breaks, if any.
+func (c *Conn) frameRule(side Side, f *flow) Rule {
+	switch {
+	case f.left > f.maxFrame:
+		return H2FrameSize
+	case !f.settled && (f.typ != frameSetting || f.flags&flagAck != 0):
+		return H2Preface
+	case f.inBlock != (f.typ == frameCont), f.inBlock && f.stream != f.blockOf:
+		return H2Order
+	}
+	most := c.o.maxHead - len(f.block)
+	switch f.typ {
+	case frameData, frameRST:
+		switch {
+		case f.stream == 0 || c.unopened(f.stream):
+			return H2StreamID
+		case f.typ == frameRST && f.left != 4:
+			return H2FrameSize
+		case f.typ == frameData && f.flags&flagPadded != 0 && f.left == 0:
+			return H2Padding
+		}
+	case frameHeaders, framePush:
+		wrong := f.stream%2 == 0 || f.typ == framePush
+		if side == Live {
+			wrong = c.unopened(f.stream)
+		}
+		switch {
+		case f.stream == 0 || wrong:
+			return H2StreamID
+		case f.left > most+256+5: // the most that padding and priority take
+			return LimitHead
+		}
+	case frameCont:
+		if f.left > most {
+			return LimitHead
+		}
+	case frameSetting:
+		switch {
+		case f.stream != 0:
+			return H2StreamID
+		case f.left%6 != 0, f.flags&flagAck != 0 && f.left != 0:
+			return H2FrameSize
+		case f.left > maxSettings:
+			return LimitSettings
+		}
+	case frameGoAway:
+		switch {
+		case f.stream != 0:
+			return H2StreamID
+		case f.left < 8:
+			return H2FrameSize
+		}
+	}
+	return 0
+}
+
+// moves reports whether the frame carries something.
+func (f *flow) moves() bool {
+	switch f.typ {
+	case frameHeaders, framePush, frameRST:
+		return true
+	case frameData:
+		return f.left > f.collect || f.flags&flagEndStream != 0
+	case frameCont:
+		return f.left > 0
+	}
+	return false
 }
 
 // idle counts a frame that moves nothing.
@@ -263,37 +287,18 @@ func (c *Conn) idle(side Side, now time.Time) bool {
 	return h.idle <= maxIdle || !c.breaks(side, LimitIdle)
 }
 
-// unopened reports whether id names a stream that its opener has not opened.
+// unopened reports whether id is a stream that the client has not opened.
 // Streams of even number are live's pushes: they are not observed.
-func (c *Conn) unopened(side Side, id uint32) bool {
-	if id%2 == 0 {
-		return false
-	}
-	return id > c.h2.newest
-}
+func (c *Conn) unopened(id uint32) bool { return id%2 == 1 && id > c.h2.newest }
 
-// openBlock begins a field block.
-func (c *Conn) openBlock(side Side, f *flow) bool {
-	switch {
-	case f.stream == 0,
-		side == Client && f.stream%2 == 0,
-		side == Client && f.typ == framePush,
-		side == Live && c.unopened(side, f.stream):
-		return !c.breaks(side, H2StreamID)
-	case f.left > c.o.maxHead+256+5:
-		return !c.breaks(side, LimitHead)
-	}
-	f.inBlock, f.blockOf, f.blockEnd = true, f.stream, f.flags&flagEndStream != 0 && f.typ == frameHeaders
-	f.promise = f.typ == framePush
-	f.collect = f.left
-	return true
-}
-
-// payload acts on the part of a frame that had to be whole.
+// payload acts on the part of a frame that had to be whole, or on a frame
+// without payload.
 func (c *Conn) payload(side Side, f *flow, now time.Time, p []byte) bool {
 	switch f.typ {
 	case frameData:
-		f.pad = int(p[0])
+		if len(p) > 0 {
+			f.pad = int(p[0])
+		}
 		if f.pad > f.left {
 			return !c.breaks(side, H2Padding)
 		}
@@ -414,7 +419,7 @@ func (c *Conn) end2(side Side, x *Exchange, now time.Time) {
 	case !c.agrees(x):
 	case x.Request.Complete && x.Answer.Complete:
 		c.finish2(x, Complete)
-	case side == Live && c.ended[Client]:
+	case side == Live && c.ended:
 		c.finish2(x, ClientCut)
 	}
 }
@@ -453,8 +458,12 @@ func (c *Conn) goaway(last uint32) {
 		return
 	}
 	c.h2.goaway = last
-	for x := c.last; x != nil && x.Stream > last && c.state != over; x = c.last {
-		c.finish2(x, Refused)
+	for x := c.last; x != nil && x.Stream > last; x = c.last {
+		o := Refused
+		if x.final { // it was processed, whatever live says now
+			o = c.cutOutcome(x, Live)
+		}
+		c.finish2(x, o)
 	}
 }
 
@@ -536,22 +545,19 @@ func (c *Conn) blockPart(side Side, f *flow, now time.Time, p []byte) bool {
 	if r != 0 && c.breaks(side, r) {
 		return false
 	}
+	if side == Client && f.blockOf > c.h2.newest {
+		return c.opening(f, now, p)
+	}
 	x := c.h2.streams[f.blockOf]
+	if x == nil || f.promise {
+		return c.stray(side, f, p)
+	}
 	var dst *Fields
-	opens := side == Client && f.blockOf > c.h2.newest
 	switch {
-	case opens:
-		c.h2.newest = f.blockOf
-		x = c.open(HTTP2, now)
-		x.Stream = f.blockOf
-		x.Request.declared, x.Answer.declared = -1, -1
-		c.h2.streams[f.blockOf] = x
-		dst = &x.Request.Header
-	case f.promise || x == nil: // only HPACK's state matters
 	case side == Live && !x.final:
 		dst = &x.Answer.Header
 		dst.reset()
-		x.Answer.First = now
+		x.Answer.First = f.began
 	case x.message(side).Trailer.size > 0:
 		c.spoil(x, side, H2Message) // a third field section
 	default:
@@ -560,26 +566,55 @@ func (c *Conn) blockPart(side Side, f *flow, now time.Time, p []byte) bool {
 	if !c.decode(side, f, p, dst) || dst != nil && !c.charge(side, x, dst) {
 		return false
 	}
-	switch {
-	case f.promise || x == nil:
-		return true
-	case opens:
-		c.request2(f, x)
-	case dst == &x.Answer.Header:
+	if dst == &x.Answer.Header {
 		c.answer2(f, x)
-	default:
+	} else {
 		c.trailer2(side, f, x)
 	}
-	if c.state == speaksHTTP2 && !c.agrees(x) {
+	if !c.agrees(x) {
 		return false
 	}
-	if c.state == speaksHTTP2 && f.blockEnd && c.h2.streams[x.Stream] == x {
+	if f.blockEnd {
 		c.end2(side, x, now)
 	}
 	return c.state != over
 }
 
-// decode decodes a field block into dst; nil follows the tables alone.
+// opening reads a field block that opens a stream.
+func (c *Conn) opening(f *flow, now time.Time, p []byte) bool {
+	c.h2.newest = f.blockOf
+	x := c.open(HTTP2, f.began)
+	x.Stream = f.blockOf
+	x.Request.declared, x.Answer.declared = -1, -1
+	c.h2.streams[x.Stream] = x
+	if !c.decode(Client, f, p, &x.Request.Header) || !c.charge(Client, x, &x.Request.Header) {
+		return false
+	}
+	c.request2(&f.list, x)
+	switch {
+	case x.Stream > c.h2.goaway:
+		c.finish2(x, Refused)
+	case f.blockEnd:
+		c.end2(Client, x, now)
+	}
+	return c.state != over
+}
+
+// stray reads a field block of no exchange: a promise, or one that crossed the
+// end of its stream. HPACK needs it. A request on a stream that is closed is
+// none that live may serve, but one that we would miss.
+func (c *Conn) stray(side Side, f *flow, p []byte) bool {
+	var unused Fields
+	if !c.decode(side, f, p, &unused) {
+		return false
+	}
+	if side == Client && f.list.seen != 0 {
+		return !c.breaks(side, H2StreamID)
+	}
+	return true
+}
+
+// decode decodes a field block into dst; nil follows the table alone.
 func (c *Conn) decode(side Side, f *flow, p []byte, dst *Fields) bool {
 	f.list.start(dst)
 	f.dec.SetEmitEnabled(dst != nil)
@@ -645,24 +680,21 @@ func prefixInt(p []byte, bits uint) (uint64, int) {
 }
 
 // request2 acts on a complete request header.
-func (c *Conn) request2(f *flow, x *Exchange) {
-	l := &f.list
+func (c *Conn) request2(l *fieldList, x *Exchange) {
 	x.method, x.scheme, x.authority, x.target = l.pseudo[pMethod], l.pseudo[pScheme], l.pseudo[pAuthority], l.pseudo[pPath]
 	x.headOnly = string(x.Method()) == "HEAD"
 	x.Request.declared = l.length
 	x.tunnel = string(x.Method()) == "CONNECT"
-	if !x.tunnel {
-		if r := l.request(x); r != 0 {
-			c.spoil(x, Client, r)
-		}
+	if x.tunnel {
+		return
 	}
-	switch {
-	case f.blockOf > c.h2.goaway:
-		c.finish2(x, Refused)
-	case !x.tunnel && x.Broken == 0:
-		if l.pseudo[pAuthority].to == 0 {
-			x.authority = l.host
-		}
+	if r := l.request(x); r != 0 {
+		c.spoil(x, Client, r)
+	}
+	if l.seen&(1<<pAuthority) == 0 {
+		x.authority = l.host
+	}
+	if x.Broken == 0 && x.Stream <= c.h2.goaway {
 		c.announce(x)
 	}
 }

@@ -186,7 +186,7 @@ type Conn struct {
 	sink Sink
 
 	state state
-	ended [2]bool // the side has sent its last byte
+	ended bool // the client has sent its last byte
 	h1    *connHTTP1
 	h2    *connHTTP2
 	held  [2][]byte // bytes that came before the protocol was known
@@ -226,7 +226,7 @@ func (c *Conn) FromClient(now time.Time, p []byte) { c.feed(Client, now, p) }
 func (c *Conn) FromLive(now time.Time, p []byte) { c.feed(Live, now, p) }
 
 func (c *Conn) feed(side Side, now time.Time, p []byte) {
-	if len(p) == 0 || c.ended[side] {
+	if len(p) == 0 || side == Client && c.ended {
 		return
 	}
 	switch c.state {
@@ -277,30 +277,21 @@ func (c *Conn) detect(side Side, now time.Time, p []byte) {
 }
 
 // ClientEOF says that the client will send no more. Answers may still come.
-func (c *Conn) ClientEOF(now time.Time) { c.eof(Client, now) }
+func (c *Conn) ClientEOF() { c.ended = true }
 
 // LiveEOF says that live ended its side in order: an answer without a length
 // is complete, every other open exchange is aborted. A reset, or a TLS
 // connection cut without close_notify, is Close and not LiveEOF.
-func (c *Conn) LiveEOF(now time.Time) { c.eof(Live, now) }
-
-func (c *Conn) eof(side Side, now time.Time) {
-	if c.ended[side] || c.state == over {
-		return
-	}
-	c.ended[side] = true
-	if side == Client {
-		return
-	}
+func (c *Conn) LiveEOF(now time.Time) {
 	if c.state == speaksHTTP1 {
 		c.close1(now)
 	}
-	c.Close(now, Live)
+	c.Close(Live)
 }
 
 // Close says that the connection is gone and that by ended it. It is the last
 // call a Conn needs, and may be repeated.
-func (c *Conn) Close(now time.Time, by Side) {
+func (c *Conn) Close(by Side) {
 	if c.state == over {
 		return
 	}
@@ -314,11 +305,9 @@ func (c *Conn) Close(now time.Time, by Side) {
 // cutOutcome is the outcome of x when by ends the stream or the connection.
 func (c *Conn) cutOutcome(x *Exchange, by Side) Outcome {
 	switch {
-	case x.Answer.Complete && x.Request.Complete:
-		return Complete
 	case x.Answer.Complete:
-		return Early
-	case by == Live && !(c.ended[Client] && !x.Request.Complete):
+		return Early // or it would not be open
+	case by == Live && !(c.ended && !x.Request.Complete):
 		return LiveAborted
 	}
 	return ClientCut

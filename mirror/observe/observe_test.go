@@ -155,9 +155,9 @@ func feed(o *Observer, r *recorder, events []event, cut func(data string) []stri
 		}
 		switch {
 		case e.gone:
-			c.Close(at(i+1), e.side)
+			c.Close(e.side)
 		case e.eof && e.side == Client:
-			c.ClientEOF(at(i + 1))
+			c.ClientEOF()
 		case e.eof:
 			c.LiveEOF(at(i + 1))
 		}
@@ -171,7 +171,7 @@ func bytewise(s string) []string { return strings.Split(s, "") }
 func run(o *Observer, events []event, cut func(string) []string) *recorder {
 	r := &recorder{mode: Keep}
 	c := feed(o, r, events, cut)
-	c.Close(at(len(events)+1), Live)
+	c.Close(Live)
 	checkEmpty(c)
 	return r
 }
@@ -447,7 +447,7 @@ func TestTake(t *testing.T) {
 		c.FromClient(at(1), []byte(post))
 		c.FromLive(at(2), []byte(ok))
 	}
-	c.Close(at(3), Client)
+	c.Close(Client)
 	if len(k.own) != n {
 		t.Fatalf("got %d exchanges, want %d", len(k.own), n)
 	}
@@ -485,9 +485,9 @@ func TestAbandon(t *testing.T) {
 	c.Abandon()
 	c.Abandon()
 	c.FromClient(at(9), []byte(get))
-	c.ClientEOF(at(9))
+	c.ClientEOF()
 	c.LiveEOF(at(9))
-	c.Close(at(9), Client)
+	c.Close(Client)
 	if len(r.done) != 1 || r.done[0].Outcome != Unobserved {
 		t.Errorf("got %+v, want one exchange unobserved", r.done)
 	}
@@ -550,4 +550,126 @@ func TestHasControl(t *testing.T) {
 			t.Fatalf("hasControl(%q) = %v, want %v", b, got, want)
 		}
 	})
+}
+
+// TestCutAnywhere cuts both directions of a connection at any byte, in order or
+// by a reset: an exchange that is reported complete is whole.
+func TestCutAnywhere(t *testing.T) {
+	talk := newTalk()
+	talk.client.headers(1, false, and(post2, "content-length", "6")...).data(1, false, "abc").data(1, true, "def").headers(3, false, grpcRequest...).data(3, true, grpcMessage(9))
+	talk.live.headers(1, false, ok2...).data(1, false, "xyz").data(1, true, "123").headers(3, false, ok2...).data(3, false, grpcMessage(9)).headers(3, true, "grpc-status", "0")
+	preface := talk.events
+	talk.events = nil
+	talk.flush()
+	for name, whole := range map[string][]event{
+		"HTTP/1": {client(post("Content-Length: 6\r\n\r\nabcdef") + post(chunked+"3\r\nabc\r\n0\r\nT: v\r\n\r\n") + get),
+			live(ok3 + "HTTP/1.1 200 OK\r\n" + chunked + "3\r\nabc\r\n0\r\n\r\n" + "HTTP/1.1 200 OK\r\n\r\nuntil the end")},
+		"HTTP/2": talk.events,
+	} {
+		var before []event
+		if name == "HTTP/2" {
+			before = preface
+		}
+		full := run(New(Config{}), append(append(before[:len(before):len(before)], whole...), event{side: Live, eof: true}), nil)
+		bySeq := map[uint64]exchange{}
+		for _, x := range full.done {
+			if x.Outcome != Complete {
+				t.Fatalf("%s: got %s", name, brief(x))
+			}
+			bySeq[x.Seq] = x
+		}
+		outcomes := map[Outcome]int{}
+		check := func(end event, events ...event) {
+			r := run(New(Config{}), append(append(before[:len(before):len(before)], events...), end), nil)
+			for _, x := range r.done {
+				outcomes[x.Outcome]++
+				cutAnswer := name == "HTTP/1" && x.Seq == 3 && end == event{side: Live, eof: true} // has no length
+				if x.Outcome == Complete && !cutAnswer && brief(x) != brief(bySeq[x.Seq]) {
+					t.Errorf("%s, cut %+v: got %s, want %s", name, end, brief(x), brief(bySeq[x.Seq]))
+				}
+			}
+		}
+		for _, end := range []event{{side: Client, eof: true}, {side: Client, gone: true}, {side: Live, eof: true}, {side: Live, gone: true}} {
+			for i := range whole[0].data {
+				check(end, client(whole[0].data[:i]))
+			}
+			for i := range whole[1].data {
+				check(end, whole[0], live(whole[1].data[:i]))
+			}
+		}
+		if outcomes[LiveAborted] == 0 || outcomes[ClientCut] == 0 || outcomes[Complete] == 0 {
+			t.Errorf("%s: nothing was cut: %v", name, outcomes)
+		}
+	}
+}
+
+func TestValidHost(t *testing.T) {
+	for host, want := range map[string]bool{
+		"": true, "h": true, "a-b.example.org:80": true, "127.0.0.1:": true, "under_score": true, "[::1]": true, "[fe80::1]:443": true,
+		"[::1": false, "[::1]x": false, "[1.2.3.4]": false, "[fe80::1%25eth0]": false, "[]": false, "a:b": false, "a:80:80": false, "a b": false,
+		"u@h": false, "a,b": false, "a/b": false, "%61": false, "a\\b": false, "é": false, "a;b": false,
+	} {
+		if got := validHost([]byte(host)); got != want {
+			t.Errorf("validHost(%q) = %v, want %v", host, got, want)
+		}
+	}
+}
+
+func TestGRPCStatus(t *testing.T) {
+	type result struct {
+		Code    int
+		Message string
+		OK      bool
+	}
+	for _, tt := range []struct {
+		name            string
+		header, trailer []string
+		want            result
+	}{
+		{"trailer", nil, []string{"grpc-status", "5", "grpc-message", "a%20b"}, result{5, "a b", true}},
+		{"header alone", []string{"grpc-status", "0"}, nil, result{0, "", true}},
+		{"none", []string{"x", "y"}, nil, result{}},
+		{"no number", nil, []string{"grpc-status", "5x"}, result{}},
+		{"empty", nil, []string{"grpc-status", ""}, result{}},
+		{"long", nil, []string{"grpc-status", "0000"}, result{}},
+	} {
+		x := new(Exchange)
+		for f, fields := range map[*Fields][]string{&x.Answer.Header: tt.header, &x.Answer.Trailer: tt.trailer} {
+			for i := 0; i < len(fields); i += 2 {
+				f.add(fields[i], fields[i+1])
+			}
+		}
+		var got result
+		got.Code, got.Message, got.OK = x.GRPCStatus()
+		same(t, tt.name, got, tt.want)
+	}
+}
+
+func TestGRPC(t *testing.T) {
+	for contentType, want := range map[string]bool{
+		"application/grpc": true, "application/grpc+proto": true, "application/GRPC;x=y": true,
+		"application/grpc-web": false, "application/grpcx": false, "application/json": false, "": false,
+	} {
+		x := &Exchange{Protocol: HTTP2}
+		x.Request.Header.add("content-type", contentType)
+		if got := x.GRPC(); got != want {
+			t.Errorf("%q: got %v, want %v", contentType, got, want)
+		}
+		x.Protocol = HTTP1
+		if x.GRPC() {
+			t.Errorf("%q: gRPC over HTTP/1", contentType)
+		}
+	}
+}
+
+func TestAllStops(t *testing.T) {
+	var f Fields
+	f.add("a", "1")
+	f.add("b", "2")
+	for name := range f.All() {
+		if string(name) == "b" {
+			t.Error("went on after the loop was left")
+		}
+		break
+	}
 }
