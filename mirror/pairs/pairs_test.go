@@ -51,7 +51,7 @@ func live(t testing.TB, answer string) *observe.Exchange {
 	c.FromClient(epoch, []byte("POST /users/ann HTTP/1.1\r\nHost: h\r\nX-User: ann\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"))
 	c.FromClient(epoch.Add(5*time.Millisecond), []byte(`{"who":"ann"}`))
 	c.FromLive(end, []byte(answer))
-	c.Close(end, observe.Live)
+	c.Close(observe.Live)
 	if k.x == nil {
 		t.Fatal("no exchange")
 	}
