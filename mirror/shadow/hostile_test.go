@@ -415,6 +415,26 @@ func TestBudget(t *testing.T) {
 	})
 }
 
+// TestPanic plants a panic where an answer is read. It is told of, ends that
+// connection's calls and no other.
+func TestPanic(t *testing.T) {
+	var told any
+	peer := script(each(func(s *scripted, id uint32) { s.header(id, true, ":status", "200", "x", s.last["x-user"]) }))
+	play(t, Config{Panicked: func(v any) { told = v }}, peer, func(r *rig) {
+		r.account.panics.Store(true)
+		if a := r.one(unary("x")); !errors.Is(a.Err, ErrCanceled) {
+			t.Errorf("got %v, want the call canceled", a.Err)
+		}
+		if told != "planted" {
+			t.Errorf("told of %v, want of the panic", told)
+		}
+		r.account.panics.Store(false)
+		if a := r.one(unary("x")); a.Err != nil {
+			t.Errorf("after it: %v", a.Err)
+		}
+	})
+}
+
 // TestStaleConnection finds that the peer closed an idle connection. Over real
 // sockets it is seen before a call is lost on it.
 func TestStaleConnection(t *testing.T) {

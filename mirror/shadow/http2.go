@@ -383,9 +383,7 @@ func (c *conn2) flush() {
 		out := c.out
 		c.out, c.spare = c.spare[:0], nil
 		c.writing = time.Now()
-		c.mu.Unlock()
-		_, err := c.conn.Write(out)
-		c.mu.Lock()
+		err := c.write(out)
 		if cap(out) <= 2*maxOut {
 			c.spare = out[:0]
 		}
@@ -395,6 +393,14 @@ func (c *conn2) flush() {
 		c.unblock()
 	}
 	c.writing = time.Time{}
+}
+
+// write writes without mu, which is held before and after.
+func (c *conn2) write(out []byte) error {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	_, err := c.conn.Write(out)
+	return err
 }
 
 // finish ends a stream; mu is held.
@@ -443,6 +449,13 @@ func (c *conn2) fail(err error) {
 		c.finish(st, err)
 	}
 	c.freed()
+}
+
+// end is fail for who does not hold mu.
+func (c *conn2) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fail(err)
 }
 
 // settle closes ready, once; mu is held.
