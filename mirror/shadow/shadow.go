@@ -391,5 +391,12 @@ func (b *Backend) handshake(ctx context.Context, raw net.Conn, http2 bool) (net.
 		raw.Close()
 		return nil, err
 	}
-	return conn, nil
+	return abrupt{conn}, nil
 }
+
+// abrupt closes a TLS connection without a last word, for which a peer that
+// reads nothing would make Close wait.
+type abrupt struct{ *tls.Conn }
+
+// Close closes the connection beneath.
+func (c abrupt) Close() error { return c.NetConn().Close() }
