@@ -58,7 +58,7 @@ func parsePlace(text string) (p place, err error) {
 			p.nums = append(p.nums, protowire.Number(n))
 		}
 	default:
-		err = errors.New("want header:, query:, path:, json: or proto:")
+		err = errors.New("want header:NAME, query:NAME, path:/TEMPLATE, json:$.PATH or proto:1.3")
 	}
 	if strings.HasSuffix(text, "|lower") {
 		err = errors.New("an id is rewritten as it is, without |lower")

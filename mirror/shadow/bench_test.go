@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -209,10 +208,9 @@ func BenchmarkSend(b *testing.B) {
 		defer t.CloseIdleConnections()
 		measure(b, func() error { return roundTrip(t, "GET", "http://"+http1+"/inbox/threads?limit=20", benchHeader, nil) })
 	})
-	b.Run("grpc/xnet", func(b *testing.B) {
-		t := &http2.Transport{AllowHTTP: true, DisableCompression: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			return net.Dial(network, addr)
-		}}
+	b.Run("grpc/nethttp", func(b *testing.B) {
+		t := &http.Transport{DisableCompression: true, Protocols: new(http.Protocols)}
+		t.Protocols.SetUnencryptedHTTP2(true)
 		defer t.CloseIdleConnections()
 		measure(b, func() error {
 			return roundTrip(t, "POST", "http://"+grpc+"/pkg.Service/Method", benchGRPCHeader, message)

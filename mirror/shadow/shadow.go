@@ -15,8 +15,8 @@
 //		o.Release()
 //	}
 //
-// net/http and x/net's transports are not used: see BenchmarkSend for what they
-// cost beside this package. Framing of what is read and HPACK are x/net's.
+// net/http's transports are not used: see BenchmarkSend for what they cost beside
+// this package. Framing of what is read and HPACK are x/net's.
 package shadow
 
 import (
