@@ -49,3 +49,5 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect
 	pgregory.net/rapid v1.2.0
 )
+
+require github.com/hashicorp/golang-lru/v2 v2.0.7
