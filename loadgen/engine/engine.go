@@ -36,7 +36,8 @@ type Source interface {
 	// Peek returns when the next call is due; false means that there is none, or
 	// none before a call under way has ended. Times never decrease.
 	Peek() (time.Duration, bool)
-	// Take fills in the call that Peek spoke of and goes on to the next.
+	// Take fills in the call that Peek spoke of, whose Intended is set, and goes on
+	// to the next.
 	Take(c *transport.Call)
 }
 
@@ -75,11 +76,20 @@ type Config struct {
 	// Closed, if not 0, keeps that many calls under way and ignores the source's
 	// times: a measure of cost. Response is service then, and there is no plan.
 	Closed int
-	// Ended, if set, sees each call that Poll returned or that was given up, once
-	// it was counted.
-	Ended func(c *transport.Call, phase Phase)
-	// Released, if set, sees how late each call was handed to the driver.
-	Released func(op int, late time.Duration)
+	// Observer, if set, is told of every call.
+	Observer Observer
+}
+
+// An Observer sees the calls of one shard, in the shard's goroutine. Each call
+// that is released comes to exactly one of the other two.
+type Observer interface {
+	// Released: a call was due, and is late by so much.
+	Released(op int, late time.Duration)
+	// Ended: a call that was made has ended, or was given up when the drain was
+	// over; then it is not final.
+	Ended(c *transport.Call, phase Phase, final bool)
+	// Shed: a call was not made.
+	Shed(op int, why Shed)
 }
 
 const (
@@ -166,6 +176,21 @@ func (s *Shard) Run(ctx context.Context) [Phases][]Tally {
 	return s.tallies
 }
 
+// Delivered records that a stream of the operation op told, at at, of what was
+// sent at sent. It is for the driver's callbacks, within Run.
+func (s *Shard) Delivered(op int, sent, at time.Duration) {
+	if sent < s.end {
+		s.tallies[s.phase(sent)][op].Delivery.Record(at - sent)
+	}
+}
+
+func (s *Shard) phase(at time.Duration) Phase {
+	if at < s.cfg.Settle {
+		return Settle
+	}
+	return Measure
+}
+
 // End returns where the plan ended: before Settle+Measure only if Run's context did.
 func (s *Shard) End() time.Duration { return s.end }
 
@@ -207,19 +232,16 @@ func (s *Shard) make(at, now time.Duration) {
 	f := s.take()
 	c := &f.call
 	c.Op, c.User, c.Path, c.Header, c.Body = 0, 0, "", nil, nil
-	s.cfg.Source.Take(c)
 	c.Intended, c.Data = at, f
-	f.phase = Measure
-	if at < s.cfg.Settle {
-		f.phase = Settle
-	}
+	s.cfg.Source.Take(c)
+	f.phase = s.phase(at)
 	t := s.tally(f)
 	t.Planned++
 	if s.cfg.Closed == 0 {
 		t.Pacing.Record(now - at)
-		if s.cfg.Released != nil {
-			s.cfg.Released(c.Op, now-at)
-		}
+	}
+	if s.cfg.Observer != nil {
+		s.cfg.Observer.Released(c.Op, now-at)
 	}
 	if s.count >= s.cfg.MaxInFlight {
 		s.shed(f, ShedInFlight, now)
@@ -244,7 +266,7 @@ func (s *Shard) ended(f *flight) {
 		c.Intended = c.Sent
 	}
 	s.tally(f).end(c)
-	s.leave(f)
+	s.leave(f, true)
 }
 
 // expire gives up the calls whose time is over.
@@ -286,6 +308,9 @@ func (s *Shard) shed(f *flight, why Shed, now time.Duration) {
 	t := s.tally(f)
 	t.Shed[why]++
 	t.Response.Censored.Record(now - f.call.Intended)
+	if s.cfg.Observer != nil {
+		s.cfg.Observer.Shed(f.call.Op, why)
+	}
 	s.put(f)
 }
 
@@ -298,7 +323,7 @@ func (s *Shard) abandon(now time.Duration) {
 			c.Done = now
 			if c.Tried {
 				s.tally(f).abandon(c)
-				s.leave(f)
+				s.leave(f, false)
 				continue
 			}
 			s.flights[op].remove(f)
@@ -309,11 +334,11 @@ func (s *Shard) abandon(now time.Duration) {
 }
 
 // leave takes a counted call off the books.
-func (s *Shard) leave(f *flight) {
+func (s *Shard) leave(f *flight, final bool) {
 	s.flights[f.call.Op].remove(f)
 	s.count--
-	if s.cfg.Ended != nil {
-		s.cfg.Ended(&f.call, f.phase)
+	if s.cfg.Observer != nil {
+		s.cfg.Observer.Ended(&f.call, f.phase, final)
 	}
 	s.put(f)
 }

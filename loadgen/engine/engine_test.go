@@ -16,6 +16,21 @@ func constant(d time.Duration) func(time.Duration) time.Duration {
 	return func(time.Duration) time.Duration { return d }
 }
 
+// watch counts what an Observer is told, and tells ended calls on.
+type watch struct {
+	released, ended, shed uint64
+	each                  func(*transport.Call)
+}
+
+func (w *watch) Released(int, time.Duration) { w.released++ }
+func (w *watch) Shed(int, Shed)              { w.shed++ }
+func (w *watch) Ended(c *transport.Call, _ Phase, _ bool) {
+	w.ended++
+	if w.each != nil {
+		w.each(c)
+	}
+}
+
 // Whatever happens, every planned call is accounted for once.
 func TestEveryCallIsAccountedFor(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -35,8 +50,8 @@ func TestEveryCallIsAccountedFor(t *testing.T) {
 			MaxInFlight: rapid.IntRange(1, 100).Draw(t, "in flight"),
 			CatchUp:     float64(rapid.IntRange(0, 3).Draw(t, "catch up")),
 		}
-		ended := uint64(0)
-		cfg.Ended = func(*transport.Call, Phase) { ended++ }
+		watch := new(watch)
+		cfg.Observer = watch
 		arrivals := func() *poisson { return &poisson{rng: rand.New(rand.NewPCG(seed, 1)), rate: 1000, left: n} }
 		var due uint64
 		for p := arrivals(); ; due++ {
@@ -57,8 +72,8 @@ func TestEveryCallIsAccountedFor(t *testing.T) {
 				samples += uint64(y.Response.Exact.Count() + y.Response.Censored.Count())
 			}
 		}
-		if planned != due || planned != sent+shed || sent != ended || samples != planned || lags != sent {
-			t.Fatalf("due %d: got planned %d, sent %d, shed %d, ended %d, samples %d, lags %d", due, planned, sent, shed, ended, samples, lags)
+		if planned != due || planned != sent+shed || watch.released != planned || watch.ended != sent || watch.shed != shed || samples != planned || lags != sent {
+			t.Fatalf("due %d: got planned %d, sent %d, shed %d, observed %+v, samples %d, lags %d", due, planned, sent, shed, watch, samples, lags)
 		}
 	})
 }
@@ -84,11 +99,11 @@ func TestLateCallsAreMadeUpFor(t *testing.T) {
 		var last time.Duration
 		cfg := Config{
 			Source: NewPlan(&even{rate: 1000, end: 10 * time.Second}, nil), Measure: 10 * time.Second, CatchUp: c.catchUp,
-			Ended: func(call *transport.Call, _ Phase) {
+			Observer: &watch{each: func(call *transport.Call) {
 				if call.Sent-call.Intended > 2*time.Millisecond {
 					last = call.Sent
 				}
-			},
+			}},
 		}
 		got := run(server, cfg)
 		if took := last - 3*time.Second; took > c.within || took < c.after {
@@ -163,11 +178,11 @@ func TestContextEndsThePlan(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	server := &sim{service: constant(300 * time.Millisecond)}
 	cfg := Config{Clock: server, Driver: server, Ops: 1, Measure: time.Hour, Source: NewPlan(&even{rate: 2, end: time.Hour}, nil)}
-	cfg.Ended = func(c *transport.Call, _ Phase) {
+	cfg.Observer = &watch{each: func(c *transport.Call) {
 		if c.Intended >= time.Second {
 			cancel()
 		}
-	}
+	}}
 	s := New(cfg)
 	got := s.Run(ctx)[Measure][0]
 	if got.Planned != 3 || got.Ended[transport.OK] != 3 || s.End() > 2*time.Second {

@@ -40,6 +40,7 @@ type Tally struct {
 	Service  Dist // from sent
 	Lag      hist.Hist
 	Pacing   hist.Hist // how late calls were handed to the driver: the generator's own part of Lag
+	Delivery hist.Hist // from when something was sent to when a stream of this operation told of it
 }
 
 // Sent is how many calls were made.
@@ -108,6 +109,7 @@ func (t *Tally) Merge(o *Tally) {
 	t.Service.Merge(&o.Service)
 	t.Lag.Merge(&o.Lag)
 	t.Pacing.Merge(&o.Pacing)
+	t.Delivery.Merge(&o.Delivery)
 }
 
 // Dist is a distribution of times of which some are known only as lower bounds:

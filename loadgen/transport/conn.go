@@ -197,9 +197,10 @@ func (k *conn) shut() {
 	if k.proto != nil {
 		k.report()
 	}
+	was := k.state
 	k.state = closed
 	k.link.close()
-	k.pool.gone(k)
+	k.pool.gone(k, was)
 	for c := k.queue.pop(); c != nil; c = k.queue.pop() {
 		k.pool.again(c)
 	}
@@ -244,6 +245,7 @@ func (k *conn) settle() {
 	}
 	if k.state == greeting && k.proto.ready() {
 		k.state = open
+		k.pool.opened.Add(1)
 	}
 	for k.queue.head != nil && k.room() > 0 {
 		k.start(k.queue.pop())

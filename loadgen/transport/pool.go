@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -98,7 +99,9 @@ type Pool struct {
 	two    []request2
 	blocks *blockCache
 
-	conns   int // not closed
+	conns   int          // not closed
+	dialed  atomic.Int64 // and the same for other goroutines
+	opened  atomic.Int64 // of them, those that calls can use
 	users   map[uint64]*conn
 	ready   fifo[*conn] // may have room
 	waiting callList    // for any connection
@@ -165,8 +168,12 @@ func resolve(addr string) ([]*net.TCPAddr, error) {
 // Slots is how many calls can be under way at once.
 func (p *Pool) Slots() int { return p.cfg.Conns * p.cfg.Streams }
 
-// Conns is how many connections are open or being opened.
-func (p *Pool) Conns() int { return p.conns }
+// Conns is how many connections are open, and how many are being opened. It is
+// safe for concurrent use.
+func (p *Pool) Conns() (open, opening int) {
+	open = int(p.opened.Load())
+	return open, max(0, int(p.dialed.Load())-open)
+}
 
 // Open makes connections before there are calls for them, and waits for them
 // until the given time. It does nothing where connections are made for a user
@@ -248,6 +255,7 @@ func (p *Pool) dial(c *Call) (*conn, error) {
 		return nil, err
 	}
 	p.conns++
+	p.dialed.Add(1)
 	if c != nil {
 		k.queue.push(c)
 		if p.cfg.PerUser {
@@ -286,9 +294,13 @@ func (p *Pool) offer(k *conn) {
 	}
 }
 
-// gone says that k was closed.
-func (p *Pool) gone(k *conn) {
+// gone says that k, which was in the given state, was closed.
+func (p *Pool) gone(k *conn, was connState) {
 	p.conns--
+	p.dialed.Add(-1)
+	if was == open {
+		p.opened.Add(-1)
+	}
 	if p.users[k.user] == k {
 		delete(p.users, k.user)
 	}
