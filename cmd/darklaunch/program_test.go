@@ -20,6 +20,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"darklaunch/internal/strictyaml"
 )
 
 // A running is the program as a process of its own.
@@ -313,7 +315,7 @@ func TestJSONGoesWhereItIsSent(t *testing.T) {
 			t.Fatalf("got %d, %q, %q, want the text too", code, stdout, stderr)
 		}
 		var v versionResult
-		if err := parseConfig([]byte(readFile(t, name)), schemaText("version"), &v); err != nil {
+		if err := strictyaml.Parse([]byte(readFile(t, name)), schemaText("version"), &v); err != nil {
 			t.Errorf("the result breaks its own schema: %v", err)
 		}
 		left, err := os.ReadDir(filepath.Dir(name))
@@ -434,7 +436,7 @@ func TestBuiltBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	var v versionResult
-	if err := parseConfig(out, schemaText("version"), &v); err != nil {
+	if err := strictyaml.Parse(out, schemaText("version"), &v); err != nil {
 		t.Fatalf("%s: %v", out, err)
 	}
 	if v.Go != runtime.Version() || v.Modules["github.com/prometheus/client_golang"] == "" {
