@@ -1,25 +1,27 @@
 // Package arrival says when the requests or sessions of a load test begin.
 //
-// A plan is data: a curve of rates over time, a process that spreads arrivals along it, bursts, and a
-// seed. From these every intended time follows before the run, so that lateness can be measured against it and
-// a run can be repeated. All of it goes through one integral: Λ(t), the number of arrivals expected before
-// t. Processes make points along the axis of Λ, where every curve looks the same, and Λ⁻¹
-// turns them into times:
+// A plan is data: a curve of rates over time, a process that spreads arrivals along it,
+// bursts, and a seed. From these every intended time follows before the run, so that
+// lateness can be measured against it and a run can be repeated. All of it goes through one
+// integral: Λ(t), the number of arrivals expected before t. Processes make points along the
+// axis of Λ, where every curve looks the same, and Λ⁻¹ turns them into times:
 //
 //	Constant     the points 0, 1, 2, …
 //	Poisson      sums of exponential gaps of mean 1
 //	Conditioned  a Poisson process given its count: the order statistics of uniform points, one after the other
 //
-// Times are nanoseconds. Points are kept in fixed point and never drift, however long the run.
+// Times are nanoseconds. Points are kept in fixed point and never drift, however long the
+// run.
 //
 // # Splitting a plan
 //
-// Arrivals are numbered 0, 1, 2, … in order of time. Of total workers, worker i takes those with
-// n mod total = i, and numbers them as the whole plan does. So the workers' plans together are
-// the whole plan, to the nanosecond, and what depends on (seed, n) alone (who arrives, what a session does) does
-// not depend on the split. A worker passes over an arrival of another's for the price of
-// a random number (10 to 20 ns), and for nothing where arrivals are constant: a hundred workers
-// that send 10,000/s each spend 2 % of a core on it.
+// Arrivals are numbered 0, 1, 2, … in order of time. Of total workers, worker i takes those
+// with n mod total = i, and numbers them as the whole plan does. So the workers' plans
+// together are the whole plan, to the nanosecond, and what depends on (seed, n) alone (who
+// arrives, what a session does) does not depend on the split. A worker passes over an
+// arrival of another's for the price of a random number (10 to 20 ns), and for nothing
+// where arrivals are constant: a hundred workers that send 10,000/s each spend 2 % of a
+// core on it.
 //
 // The package is pure: it asks no clock, starts no goroutine, and keeps constant memory.
 package arrival
@@ -36,12 +38,14 @@ import (
 type Process uint8
 
 const (
-	// Conditioned is a Poisson process given its count: each phase holds exactly its expected number of arrivals, at
-	// random times. It is the default, since two runs to be compared should not differ in how much they were asked.
+	// Conditioned is a Poisson process given its count: each phase holds exactly its
+	// expected number of arrivals, at random times. It is the default, since two runs to be
+	// compared should not differ in how much they were asked.
 	Conditioned Process = iota
 	// Poisson is a Poisson process: the count of each phase is random too.
 	Poisson
-	// Constant is even: arrival n comes when n arrivals are expected, at a constant rate r at n/r.
+	// Constant is even: arrival n comes when n arrivals are expected, at a constant rate r
+	// at n/r.
 	Constant
 )
 
@@ -77,8 +81,8 @@ type Plan struct {
 	Bursts Bursts
 }
 
-// Spans lists the phases with the number of arrivals planned in each, bursts included: exact for Conditioned, within one
-// for Constant without bursts, else an expectation.
+// Spans lists the phases with the number of arrivals planned in each, bursts included:
+// exact for Conditioned, within one for Constant without bursts, else an expectation.
 func (p Plan) Spans() []Span {
 	spans := p.Curve.Spans()
 	for i, n := range p.counts() {
@@ -91,8 +95,9 @@ func (p Plan) Spans() []Span {
 	return spans
 }
 
-// counts are the fixed numbers of arrivals by span: their running sum is Λ at the span's end, rounded.
-// They are a function of the curve and the mean of the bursts, never of the seed.
+// counts are the fixed numbers of arrivals by span: their running sum is Λ at the span's
+// end, rounded. They are a function of the curve and the mean of the bursts, never of the
+// seed.
 func (p Plan) counts() []uint64 {
 	var counts []uint64
 	var sum uint64
@@ -104,8 +109,9 @@ func (p Plan) counts() []uint64 {
 	return counts
 }
 
-// Arrivals returns the part of the plan that worker index of total is to make. It is an error if index is not in
-// [0, total), there is no curve, or process or bursts make no sense.
+// Arrivals returns the part of the plan that worker index of total is to make. It is an
+// error if index is not in [0, total), there is no curve, or process or bursts make no
+// sense.
 func (p Plan) Arrivals(index, total int) (*Arrivals, error) {
 	switch {
 	case index < 0 || index >= total:
@@ -135,14 +141,15 @@ func (p Plan) Arrivals(index, total int) (*Arrivals, error) {
 	return a, nil
 }
 
-// Arrivals is an iterator over a worker's part of a plan. It is not safe for concurrent use.
+// Arrivals is an iterator over a worker's part of a plan. It is not safe for concurrent
+// use.
 type Arrivals struct {
 	curve   *Curve
 	mod     modulator
 	part    int // index into curve.parts of the last arrival
 	process interface {
-		// next passes over skip points and returns the one after them, a modulated mass. False: there
-		// are not so many.
+		// next passes over skip points and returns the one after them, a modulated mass.
+		// False: there are not so many.
 		next(skip uint64) (mass, bool)
 	}
 	pass  uint64 // arrivals of others before the next one of ours
@@ -150,8 +157,9 @@ type Arrivals struct {
 	n     uint64
 }
 
-// Next returns the intended time of the worker's next arrival since the start of the run, or false at the end.
-// Times are in [0, Curve.Duration()), rounded to the nanosecond, and do not decrease by more than that rounding.
+// Next returns the intended time of the worker's next arrival since the start of the run,
+// or false at the end. Times are in [0, Curve.Duration()), rounded to the nanosecond, and
+// do not decrease by more than that rounding.
 func (a *Arrivals) Next() (time.Duration, bool) {
 	at, ok := a.process.next(a.pass)
 	if !ok {
@@ -195,8 +203,9 @@ func (p *poisson) next(skip uint64) (mass, bool) {
 	return p.at, true
 }
 
-// conditioned makes the order statistics of uniform points, span by span. With m points to come in
-// the rest of a span, the next one is at the share 1 − U^(1/m) of that rest, and U^(1/m) = e^(−E/m) for an exponential E.
+// conditioned makes the order statistics of uniform points, span by span. With m points to
+// come in the rest of a span, the next one is at the share 1 − U^(1/m) of that rest, and
+// U^(1/m) = e^(−E/m) for an exponential E.
 type conditioned struct {
 	r      draw.Rand
 	at     mass
@@ -223,7 +232,8 @@ func (c *conditioned) next(skip uint64) (mass, bool) {
 		}
 		rest := c.ends[0].since(c.at)
 		gap := rest * shareBelow(c.r.ExpFloat64()/float64(c.counts[0]))
-		// Where rounding makes the gap the whole rest, the point would fall out of its span.
+		// Where rounding makes the gap the whole rest, the point would fall out of its
+		// span.
 		c.at = c.at.add(toMass(min(gap, rest*(1-0x1p-52))))
 		c.counts[0]--
 	}

@@ -100,7 +100,8 @@ func TestSplitDiffSeesLostAndShiftedArrivals(t *testing.T) {
 	}
 }
 
-// TestPlanProperties draws plans at random: times lie in the run, in order, the same again, in the phase they were counted for.
+// TestPlanProperties draws plans at random: times lie in the run, in order, the same again,
+// in the phase they were counted for.
 func TestPlanProperties(t *testing.T) {
 	arrivals := 0
 	rapid.Check(t, func(r *rapid.T) {
@@ -223,8 +224,9 @@ func TestConstantIsExact(t *testing.T) {
 	}
 }
 
-// TestNoDrift runs Poisson arrivals at 200,000/s, a thousand seconds of them where the test may take its time, with
-// the gaps summed in integers beside: an arrival's time is their sum over the rate.
+// TestNoDrift runs Poisson arrivals at 200,000/s, a thousand seconds of them where the test
+// may take its time, with the gaps summed in integers beside: an arrival's time is their
+// sum over the rate.
 func TestNoDrift(t *testing.T) {
 	const rate = 200_000
 	n := uint64(1_000_000)
@@ -289,7 +291,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestMemoryIsConstant shows that a long plan costs no more than a short one: nothing is allocated on the way.
+// TestMemoryIsConstant shows that a long plan costs no more than a short one: nothing is
+// allocated on the way.
 func TestMemoryIsConstant(t *testing.T) {
 	c := curves(t)["diurnal"]
 	for _, process := range []Process{Conditioned, Poisson, Constant} {

@@ -8,9 +8,9 @@ import (
 	"darklaunch/loadgen/draw"
 )
 
-// Bursts multiplies a curve's rate by Factor now and then: a Markov-modulated Poisson process of two
-// states, whose high and low states last exponential times with the means High and Low. The
-// state at the start is drawn by those shares. The zero value means none.
+// Bursts multiplies a curve's rate by Factor now and then: a Markov-modulated Poisson
+// process of two states, whose high and low states last exponential times with the means
+// High and Low. The state at the start is drawn by those shares. The zero value means none.
 //
 // High 5s, Low 55s and Factor 3 give a burst a minute and MeanFactor 1.17.
 type Bursts struct {
@@ -27,8 +27,8 @@ func (b Bursts) MeanFactor() float64 {
 	return (b.Factor*float64(b.High) + float64(b.Low)) / float64(b.High+b.Low)
 }
 
-// Dispersion is the index of dispersion of Poisson arrivals at a rate (arrivals per
-// second in the low state) with these bursts: variance over mean of the counts in windows of
+// Dispersion is the index of dispersion of Poisson arrivals at a rate (arrivals per second
+// in the low state) with these bursts: variance over mean of the counts in windows of
 // length w (Heffes and Lucantoni 1986). It is 1 without bursts.
 func (b Bursts) Dispersion(rate float64, w time.Duration) float64 {
 	if b == (Bursts{}) {
@@ -50,8 +50,8 @@ func (b Bursts) check() error {
 		b.Factor, b.High, b.Low, maxDuration)
 }
 
-// modulator walks over the stretches of a run between changes of the burst state. It is a value: a copy looks ahead
-// and leaves the original where it is.
+// modulator walks over the stretches of a run between changes of the burst state. It is a
+// value: a copy looks ahead and leaves the original where it is.
 //
 // Masses without "base" are those of the modulated curve.
 type modulator struct {

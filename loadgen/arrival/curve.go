@@ -27,8 +27,8 @@ type Segment struct {
 	Shape Shape
 }
 
-// Shape is a rate over the time since its segment's start: a Hold, Ramp, Steps, Wave or Table.
-// Rates are arrivals per second, finite and not negative.
+// Shape is a rate over the time since its segment's start: a Hold, Ramp, Steps, Wave or
+// Table. Rates are arrivals per second, finite and not negative.
 type Shape interface {
 	// pieces splits the shape, cut to d, into parts with a closed integral.
 	pieces(d time.Duration) ([]piece, error)
@@ -45,15 +45,16 @@ type Ramp struct {
 	To   float64 `yaml:"to"`
 }
 
-// Steps are Count holds of equal length whose rates go evenly from From to To, both included.
+// Steps are Count holds of equal length whose rates go evenly from From to To, both
+// included.
 type Steps struct {
 	From  float64 `yaml:"from"`
 	To    float64 `yaml:"to"`
 	Count int     `yaml:"count"`
 }
 
-// Wave is a rate of Mean · (1 + Σ aᵢ cos(2π·i·(t − peakᵢ)/Period)): a sine has one harmonic,
-// a day has two. It must not go below zero.
+// Wave is a rate of Mean · (1 + Σ aᵢ cos(2π·i·(t − peakᵢ)/Period)): a sine has one
+// harmonic, a day has two. It must not go below zero.
 type Wave struct {
 	Mean   float64       `yaml:"mean"`
 	Period time.Duration `yaml:"period"`
@@ -67,17 +68,17 @@ type Harmonic struct {
 	Peak      time.Duration `yaml:"peak"`      // when it is at its highest
 }
 
-// Diurnal is a day of consumer messaging: a peak of 1.73 times the mean at 20:00, the peak-to-mean
-// ratio of the storage operations of Facebook Messages (75 G a day, 1.5 M/s at the peak: Hamilton's
-// notes on Muthukkaruppan, HPTS 2011), and a trough of 0.53. Day is the length of a
-// day, so that a soak test may compress it; the curve starts at midnight.
+// Diurnal is a day of consumer messaging: a peak of 1.73 times the mean at 20:00, the
+// peak-to-mean ratio of the storage operations of Facebook Messages (75 G a day, 1.5 M/s at
+// the peak: Hamilton's notes on Muthukkaruppan, HPTS 2011), and a trough of 0.53. Day is
+// the length of a day, so that a soak test may compress it; the curve starts at midnight.
 func Diurnal(mean float64, day time.Duration) Wave {
 	peak := day / 24 * 20
 	return Wave{Mean: mean, Period: day, Harmonics: []Harmonic{{0.60, peak}, {0.13, peak}}}
 }
 
-// Table is a rate by points, linear in between. The first is at 0, the last at the segment's
-// end; two at the same time are a jump.
+// Table is a rate by points, linear in between. The first is at 0, the last at the
+// segment's end; two at the same time are a jump.
 type Table struct {
 	Points []Point `yaml:"points"`
 }
@@ -88,8 +89,9 @@ type Point struct {
 	Rate float64       `yaml:"rate"`
 }
 
-// A Curve is a rate over the time since the start of a run, with its integral Λ (the expected number of
-// arrivals up to a time) and Λ's inverse. It never changes and is safe for concurrent use.
+// A Curve is a rate over the time since the start of a run, with its integral Λ (the
+// expected number of arrivals up to a time) and Λ's inverse. It never changes and is safe
+// for concurrent use.
 type Curve struct {
 	parts []piece
 	spans []Span
@@ -102,7 +104,8 @@ type Span struct {
 	Arrivals   float64
 }
 
-// piece is a part of a curve whose integral has a closed form: a straight line or, where wave is set, a wave.
+// piece is a part of a curve whose integral has a closed form: a straight line or, where
+// wave is set, a wave.
 type piece struct {
 	start, end time.Duration // since the start of the run
 	at         mass          // Λ(start)
@@ -113,9 +116,10 @@ type piece struct {
 // maxDuration keeps a run's nanoseconds exact in a float64: 104 days.
 const maxDuration = time.Duration(1 << 53)
 
-// NewCurve joins segments in time. The error names the segment at fault: an unknown phase, a length that is
-// not positive, a rate that is negative or not finite, a table that does not span its segment; or it says that
-// nothing ever arrives, or that all is longer than 104 days or above 2^52 arrivals.
+// NewCurve joins segments in time. The error names the segment at fault: an unknown phase,
+// a length that is not positive, a rate that is negative or not finite, a table that does
+// not span its segment; or it says that nothing ever arrives, or that all is longer than
+// 104 days or above 2^52 arrivals.
 func NewCurve(segments ...Segment) (*Curve, error) {
 	c := new(Curve)
 	var end time.Duration
@@ -179,7 +183,8 @@ func (s Segment) parts() ([]piece, error) {
 // Duration is the length of the curve.
 func (c *Curve) Duration() time.Duration { return c.parts[len(c.parts)-1].end }
 
-// Spans lists the phases in order, neighbours of one phase joined. The caller may change the result.
+// Spans lists the phases in order, neighbours of one phase joined. The caller may change
+// the result.
 func (c *Curve) Spans() []Span { return append([]Span(nil), c.spans...) }
 
 // Phase returns the phase at t; before the start it is the first, after the end the last.
@@ -188,7 +193,8 @@ func (c *Curve) Phase(t time.Duration) Phase {
 	return c.spans[i].Phase
 }
 
-// Rate returns the arrivals per second at t, 0 outside the curve; at a jump, the rate after it.
+// Rate returns the arrivals per second at t, 0 outside the curve; at a jump, the rate after
+// it.
 func (c *Curve) Rate(t time.Duration) float64 {
 	if t < 0 || t >= c.Duration() {
 		return 0
@@ -228,7 +234,8 @@ func (c *Curve) mass(t time.Duration) mass {
 // rate at t since the piece's start.
 func (p *piece) rate(t time.Duration) float64 {
 	if p.wave != nil {
-		return p.wave.rate((t % p.wave.period).Seconds())
+		_, rate := p.wave.at((t % p.wave.period).Seconds())
+		return max(0, rate)
 	}
 	return p.from + (p.to-p.from)*(float64(t)/float64(p.end-p.start))
 }

@@ -87,8 +87,8 @@ func TestDiurnal(t *testing.T) {
 	}
 }
 
-// TestTroughOfAWave looks where the rate is next to nothing, and the integral a difference of two nearly equal numbers: it must
-// not be negative, nor its points come early.
+// TestTroughOfAWave looks where the rate is next to nothing, and the integral a difference
+// of two nearly equal numbers: it must not be negative, nor its points come early.
 func TestTroughOfAWave(t *testing.T) {
 	c, err := NewCurve(Segment{For: 20 * time.Second, Shape: Wave{100, 10 * time.Second, []Harmonic{{-1, 0}}}})
 	if err != nil {

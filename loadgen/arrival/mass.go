@@ -2,9 +2,9 @@ package arrival
 
 import "math"
 
-// mass is an amount of arrivals, the value of Λ, in fixed point: n + frac/2^52.
-// Sums of it are exact, so that a billion gaps add up without drift and in
-// any grouping. One unit of frac at one arrival a second is 0.2 femtoseconds.
+// mass is an amount of arrivals, the value of Λ, in fixed point: n + frac/2^52. Sums of it
+// are exact, so that a billion gaps add up without drift and in any grouping. One unit of
+// frac at one arrival a second is 0.2 femtoseconds.
 type mass struct {
 	n    uint64
 	frac uint64 // below 2^52
@@ -31,8 +31,9 @@ func (m mass) less(o mass) bool {
 	return m.n < o.n || m.n == o.n && m.frac < o.frac
 }
 
-// snap returns the whole number that m differs from by no more than rounding of floats may explain. Two seconds at
-// 333.3/s and two at 0.7/s are 668 arrivals: a little more would let a constant process make one too many.
+// snap returns the whole number that m differs from by no more than rounding of floats may
+// explain. Two seconds at 333.3/s and two at 0.7/s are 668 arrivals: a little more would
+// let a constant process make one too many.
 func (m mass) snap() mass {
 	near := 1<<20 + m.n<<2 // 2^-32, or 2^-50 of m
 	switch {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// ksP returns the p-value of the one-sample Kolmogorov-Smirnov test that xs have the law cdf, with
-// Stephens' correction for finite n. It sorts xs.
+// ksP returns the p-value of the one-sample Kolmogorov-Smirnov test that xs have the law
+// cdf, with Stephens' correction for finite n. It sorts xs.
 func ksP(xs []float64, cdf func(float64) float64) float64 {
 	slices.Sort(xs)
 	n := float64(len(xs))
@@ -69,11 +69,12 @@ func curves(t testing.TB) map[string]*Curve {
 	}
 }
 
-// statisticCurves are those to be tested with 200 seeds: in -short mode a line and a wave, else all.
+// statisticCurves are those to be tested with 200 seeds: in -short mode the hardest, else
+// all.
 func statisticCurves(t *testing.T) map[string]*Curve {
 	all := curves(t)
 	if testing.Short() {
-		return map[string]*Curve{"ramp": all["ramp"], "diurnal": all["diurnal"]}
+		return map[string]*Curve{"diurnal": all["diurnal"]}
 	}
 	return all
 }
@@ -96,7 +97,8 @@ func TestPoissonGapsAreExponentialInOperationalTime(t *testing.T) {
 	}
 }
 
-// TestConditionedPointsAreUniform looks at the longest span of each curve: its points, mapped by Λ, are uniform in it.
+// TestConditionedPointsAreUniform looks at the longest span of each curve: its points,
+// mapped by Λ, are uniform in it.
 func TestConditionedPointsAreUniform(t *testing.T) {
 	for name, c := range statisticCurves(t) {
 		span := slices.MaxFunc(c.Spans(), func(a, b Span) int { return int(a.Arrivals - b.Arrivals) })
@@ -112,7 +114,8 @@ func TestConditionedPointsAreUniform(t *testing.T) {
 		if n := rejections(points, uniform); n > 5 {
 			t.Errorf("%s: KS rejects uniform points for %d of 200 seeds, want at most 5", name, n)
 		}
-		// Uniform points are not enough: an even grid is more uniform than chance. Gaps between them are nearly exponential.
+		// Uniform points are not enough: an even grid is more uniform than chance. Gaps
+		// between them are nearly exponential.
 		gaps := func(seed uint64) []float64 {
 			points := points(seed)
 			for i := len(points) - 1; i > 0; i-- {
@@ -123,6 +126,47 @@ func TestConditionedPointsAreUniform(t *testing.T) {
 		if n := rejections(gaps, exponential); n > 5 {
 			t.Errorf("%s: KS rejects exponential gaps for %d of 200 seeds, want at most 5", name, n)
 		}
+	}
+}
+
+// TestBurstsKeepTheProcess: in the operational time of the modulated curve, arrivals with
+// bursts are those without.
+func TestBurstsKeepTheProcess(t *testing.T) {
+	c := curves(t)["ramp"]
+	b := Bursts{Factor: 3, High: 300 * time.Millisecond, Low: time.Second}
+	points := func(seed uint64, process Process, bursts Bursts) (points []float64, total float64) {
+		m := newModulator(c, bursts, seed)
+		for _, at := range times(t, Plan{Seed: seed, Curve: c, Process: process, Bursts: b}) {
+			for m.end < at && m.next() {
+			}
+			points = append(points, m.at(at).float())
+		}
+		return points, m.at(c.Duration()).float()
+	}
+	gaps := func(seed uint64) []float64 {
+		points, _ := points(seed, Poisson, b)
+		for i := len(points) - 1; i > 0; i-- {
+			points[i] -= points[i-1]
+		}
+		return points
+	}
+	if n := rejections(gaps, exponential); n > 5 {
+		t.Errorf("Poisson: KS rejects exponential gaps for %d of 200 seeds, want at most 5", n)
+	}
+	shares := func(bursts Bursts) func(seed uint64) []float64 {
+		return func(seed uint64) []float64 {
+			points, total := points(seed, Conditioned, bursts)
+			for i := range points {
+				points[i] /= total
+			}
+			return points
+		}
+	}
+	if n := rejections(shares(b), uniform); n > 5 {
+		t.Errorf("conditioned: KS rejects uniform points for %d of 200 seeds, want at most 5", n)
+	}
+	if n := rejections(shares(Bursts{}), uniform); n < 100 {
+		t.Errorf("bursts left out of account: KS rejects %d of 200 seeds, want at least 100", n)
 	}
 }
 
@@ -201,7 +245,8 @@ func holdCurve(t testing.TB, rate float64, d time.Duration) *Curve {
 	return c
 }
 
-// Over 4,000 windows the index of dispersion of a Poisson process has a standard deviation of √(2/4000) = 0.022.
+// Over 4,000 windows the index of dispersion of a Poisson process has a standard deviation
+// of √(2/4000) = 0.022.
 func TestDispersionOfPoissonIsOne(t *testing.T) {
 	c := holdCurve(t, 1000, 400*time.Second)
 	for _, process := range []Process{Poisson, Conditioned} {
@@ -222,8 +267,9 @@ func TestDispersionOfPoissonIsOne(t *testing.T) {
 	}
 }
 
-// TestBurstsHaveTheirDispersion holds the counts of a two-state process against the formula. States of
-// 0.5 s and 2 s change 16,000 times in the run: their shares, and with them the index, are known to about 2 %.
+// TestBurstsHaveTheirDispersion holds the counts of a two-state process against the
+// formula. States of 0.5 s and 2 s change 16,000 times in the run: their shares, and with
+// them the index, are known to about 2 %.
 func TestBurstsHaveTheirDispersion(t *testing.T) {
 	b := Bursts{Factor: 3, High: 500 * time.Millisecond, Low: 2 * time.Second}
 	const rate, length = 100, 20_000 * time.Second

@@ -1,10 +1,10 @@
 // Package draw derives every random number of a load plan.
 //
-// A plan must be the same whoever computes it: one worker or a hundred, in any
-// order, today or after an upgrade. So randomness is addressed, not consumed: a
-// number is a function of (seed, stream, n, k), where stream says what the number is
-// for, n is usually the number of an arrival and k a step within it. Nobody
-// needs to know how many numbers somebody else has drawn.
+// A plan must be the same whoever computes it: one worker or a hundred, in any order, today
+// or after an upgrade. So randomness is addressed, not consumed: a number is a function of
+// (seed, stream, n, k), where stream says what the number is for, n is usually the number
+// of an arrival and k a step within it. Nobody needs to know how many numbers somebody else
+// has drawn.
 //
 // The derivation is fixed and held by golden values:
 //
@@ -23,8 +23,8 @@ import (
 	"math/rand/v2"
 )
 
-// A Stream says what a random number is for. Two uses never share a stream.
-// The values are part of every plan: never renumber, only append.
+// A Stream says what a random number is for. Two uses never share a stream. The values are
+// part of every plan: never renumber, only append.
 type Stream uint64
 
 const (
@@ -47,12 +47,14 @@ func mix(z uint64) uint64 {
 	return z ^ z>>31
 }
 
-// Hash returns 64 uniform bits for (seed, s, n, k). Given the other three, it is a bijection of each of n and k.
+// Hash returns 64 uniform bits for (seed, s, n, k). Given the other three, it is a
+// bijection of each of n and k.
 func Hash(seed uint64, s Stream, n, k uint64) uint64 {
 	return mix(mix(mix(seed+phi*uint64(s))+phi*n) + phi*k)
 }
 
-// Unit maps 64 uniform bits to the middle of one of 2^52 equal cells of (0, 1): never 0, never 1.
+// Unit maps 64 uniform bits to the middle of one of 2^52 equal cells of (0, 1): never 0,
+// never 1.
 func Unit(h uint64) float64 {
 	return (float64(h>>12) + 0.5) * 0x1p-52
 }
@@ -63,8 +65,8 @@ func Below(h, n uint64) (i, rest uint64) {
 	return bits.Mul64(h, n)
 }
 
-// Rand is a generator that can be moved to any place. Its owner moves it and draws;
-// it is not safe for concurrent use. Moving allocates nothing.
+// Rand is a generator that can be moved to any place. Its owner moves it and draws; it is
+// not safe for concurrent use. Moving allocates nothing.
 type Rand struct {
 	*rand.Rand
 	pcg *rand.PCG

@@ -46,8 +46,9 @@ func TestSeekGivesTheSameNumbersAsNew(t *testing.T) {
 	}
 }
 
-// TestNeighboursAreIndependent looks at the first number of generators whose address differs by one in one
-// coordinate: half of the bits must differ, as for any two random numbers.
+// TestNeighboursAreIndependent looks at the first number of generators whose address
+// differs by one in one coordinate: half of the bits must differ, as for any two random
+// numbers.
 func TestNeighboursAreIndependent(t *testing.T) {
 	const n = 20_000
 	first := func(seed uint64, s Stream, n, k uint64) uint64 { return New(seed, s, n, k).Uint64() }
@@ -58,7 +59,8 @@ func TestNeighboursAreIndependent(t *testing.T) {
 		"k":      func(i uint64) uint64 { return first(1, Steps, 1, i) ^ first(1, Steps, 1, i+1) },
 		"n by k": func(i uint64) uint64 { return first(1, Steps, i+1, i) ^ first(1, Steps, i, i+1) },
 	}
-	// excess is how far the mean number of differing bits is from 32, in standard deviations (4/√n: n binomials (64, ½)).
+	// excess is how far the mean number of differing bits is from 32, in standard
+	// deviations (4/√n: n binomials (64, ½)).
 	excess := func(f func(uint64) uint64) float64 {
 		sum := 0
 		for i := range uint64(n) {
@@ -94,7 +96,8 @@ func TestUnitAndBelow(t *testing.T) {
 	for _, c := range count {
 		chi2 += (c - n/cells) * (c - n/cells) / (n / cells)
 	}
-	// The 99.9 % point of χ² with 6 degrees of freedom; the mean of n uniform numbers ± 4 deviations.
+	// The 99.9 % point of χ² with 6 degrees of freedom; the mean of n uniform numbers ± 4
+	// deviations.
 	if chi2 > 22.46 || math.Abs(rests-0.5) > 4/math.Sqrt(12*n) {
 		t.Errorf("Below: χ² %.2f, mean rest %.4f, want at most 22.46, and 0.5", chi2, rests)
 	}

@@ -49,8 +49,9 @@ type Draft struct {
 	Attachment int // bytes; 0 means none
 }
 
-// DefaultMix is the mix of Facebook Messages in 2010: 89 % short messages, of which a few come by SMS, and 11 % like mail
-// (OSCON 2011: 120 G chat messages and 15 G others a month). Only the sum of the mail-like ones is known, not what is email.
+// DefaultMix is the mix of Facebook Messages in 2010: 89 % short messages, of which a few
+// come by SMS, and 11 % like mail (OSCON 2011: 120 G chat messages and 15 G others a
+// month). Only the sum of the mail-like ones is known, not what is email.
 func DefaultMix() Mix {
 	return Mix{
 		Email:   {Share: 0.04, Recipients: MailRecipients(), Body: MailBody(), Attached: 0.17, Attachment: Attachments()},
@@ -60,12 +61,13 @@ func DefaultMix() Mix {
 	}
 }
 
-// ChatBody is the length of a chat message in bytes. Its shape is that of replies to mail (Kooti et al. 2015: half have 43
-// words or fewer, most often 5), its median an assumption.
+// ChatBody is the length of a chat message in bytes. Its shape is that of replies to mail
+// (Kooti et al. 2015: half have 43 words or fewer, most often 5), its median an assumption.
 func ChatBody() Law { return LogNormal{Median: 60, Sigma: 1.2, Min: 1, Max: 20_000} }
 
-// MailBody is the size of a mail in bytes: a log-normal body and a power-law tail, fitted to the
-// distribution of 2002 that Buchner (2009) quotes; the root mean square error of the fit is 0.004.
+// MailBody is the size of a mail in bytes: a log-normal body and a power-law tail, fitted
+// to the distribution of 2002 that Buchner (2009) quotes; the root mean square error of the
+// fit is 0.004.
 func MailBody() Law {
 	return Mixture{[]Part{
 		{0.68, LogNormal{Median: 2697.3, Sigma: 0.70}},
@@ -81,8 +83,9 @@ func Attachments() Law {
 	}}
 }
 
-// ChatRecipients is how many a chat message goes to: nearly always one (99 % of the conversations of MSN were between two:
-// Leskovec and Horvitz 2008), else the rest of a group, at most 249.
+// ChatRecipients is how many a chat message goes to: nearly always one (99 % of the
+// conversations of MSN were between two: Leskovec and Horvitz 2008), else the rest of a
+// group, at most 249.
 func ChatRecipients() Law {
 	return Mixture{[]Part{
 		{0.96, Constant{1}},
@@ -90,8 +93,8 @@ func ChatRecipients() Law {
 	}}
 }
 
-// MailRecipients is how many a mail goes to: 1.66 on average, as in ten million mails of two thousand people (gimeno.co.uk),
-// at most 250.
+// MailRecipients is how many a mail goes to: 1.66 on average, as in ten million mails of
+// two thousand people (gimeno.co.uk), at most 250.
 func MailRecipients() Law {
 	return Mixture{[]Part{
 		{0.88, Constant{1}},

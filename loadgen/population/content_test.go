@@ -8,8 +8,8 @@ import (
 	"darklaunch/loadgen/draw"
 )
 
-// TestMailSizes holds MailBody against the distribution of 2002 that Buchner (2009) quotes from freebsd-net. The fit
-// is said to be good to 0.004; 400,000 draws add 0.0008 at most.
+// TestMailSizes holds MailBody against the distribution of 2002 that Buchner (2009) quotes
+// from freebsd-net. The fit is said to be good to 0.004; 400,000 draws add 0.0008 at most.
 func TestMailSizes(t *testing.T) {
 	const k, m = 1 << 10, 1 << 20
 	published := []struct{ size, share float64 }{
@@ -37,7 +37,8 @@ func TestMailSizes(t *testing.T) {
 	}
 }
 
-// TestChatSizes: the median of 200,000 draws is known to 1.2·√(π/2n) = 0.3 %, and the mean to 0.4 %.
+// TestChatSizes: the median of 200,000 draws is known to 1.2·√(π/2n) = 0.3 %, and the mean
+// to 0.4 %.
 func TestChatSizes(t *testing.T) {
 	xs := sample(ChatBody(), 200_000)
 	mean, _ := moments(xs)
@@ -49,7 +50,8 @@ func TestChatSizes(t *testing.T) {
 	}
 }
 
-// TestRecipientCounts counts recipients as whole numbers. The mean of mail has a heavy tail: a standard error of 0.014 at a million.
+// TestRecipientCounts counts recipients as whole numbers. The mean of mail has a heavy
+// tail: a standard error of 0.014 at a million.
 func TestRecipientCounts(t *testing.T) {
 	const n = 1_000_000
 	draws := func(l Law) (xs []float64, mean float64) {

@@ -24,8 +24,8 @@ type Constant struct {
 	Value float64 `yaml:"value"`
 }
 
-// LogNormal is a median times e to the power of a normal number of deviation Sigma. What is below Min
-// is Min; what is above Max is Max, where Max is not zero.
+// LogNormal is a median times e to the power of a normal number of deviation Sigma. What is
+// below Min is Min; what is above Max is Max, where Max is not zero.
 type LogNormal struct {
 	Median float64 `yaml:"median"`
 	Sigma  float64 `yaml:"sigma"`
@@ -33,8 +33,8 @@ type LogNormal struct {
 	Max    float64 `yaml:"max"`
 }
 
-// Pareto has the density ∝ x^(−Alpha−1) from Xm on. Where Max is not zero, the law is cut there: nothing is above, and what
-// would have been is spread over the rest.
+// Pareto has the density ∝ x^(−Alpha−1) from Xm on. Where Max is not zero, the law is cut
+// there: nothing is above, and what would have been is spread over the rest.
 type Pareto struct {
 	Xm    float64 `yaml:"xm"`
 	Alpha float64 `yaml:"alpha"`
@@ -47,12 +47,14 @@ type Exponential struct {
 	Max  float64 `yaml:"max"`
 }
 
-// Geometric counts trials up to the first success, 1, 2, 3, …, when each succeeds with probability P. Its mean is 1/P.
+// Geometric counts trials up to the first success, 1, 2, 3, …, when each succeeds with
+// probability P. Its mean is 1/P.
 type Geometric struct {
 	P float64 `yaml:"p"`
 }
 
-// Table is a cumulative distribution by points, linear in between. What the first point has below it is its own.
+// Table is a cumulative distribution by points, linear in between. What the first point has
+// below it is its own.
 type Table struct {
 	Points []Point `yaml:"points"`
 }

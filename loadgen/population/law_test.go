@@ -38,7 +38,8 @@ func moments(xs []float64) (mean, err float64) {
 	return mean, math.Sqrt(err / n)
 }
 
-// TestLawsHaveTheirMeans holds draws against Expect, within four standard errors of the sample.
+// TestLawsHaveTheirMeans holds draws against Expect, within four standard errors of the
+// sample.
 func TestLawsHaveTheirMeans(t *testing.T) {
 	laws := map[string]Law{
 		"constant":            Constant{3},

@@ -1,12 +1,14 @@
 // Package population says who uses a system and what they send.
 //
-// A Population is a number of users who differ in how active they are, each with a list of contacts. It picks
-// the user of an arrival by activity, and the recipients of a message by popularity. Laws (LogNormal, Pareto,
-// Mixture, …) give sizes, counts and times; a Mix joins them by channel; AppendText writes bodies.
+// A Population is a number of users who differ in how active they are, each with a list of
+// contacts. It picks the user of an arrival by activity, and the recipients of a message by
+// popularity. Laws (LogNormal, Pareto, Mixture, …) give sizes, counts and times; a Mix
+// joins them by channel; AppendText writes bodies.
 //
-// Who arrives depends on the seed and the arrival's number alone. Everything else is drawn from a generator that the caller
-// has moved to a place of its own (see package draw), or follows from the seed and the user. A population
-// keeps 8 bytes a user; contact lists are derived, not stored.
+// Who arrives depends on the seed and the arrival's number alone. Everything else is drawn
+// from a generator that the caller has moved to a place of its own (see package draw), or
+// follows from the seed and the user. A population keeps 8 bytes a user; contact lists are
+// derived, not stored.
 //
 // The package is pure: no clock, no goroutine, no input.
 package population
@@ -23,25 +25,31 @@ import (
 // User is the number of a user, from 0.
 type User uint32
 
-// Config describes a population. Where a field's zero is a default, a negative value means none.
+// Config describes a population. Where a field's zero is a default, a negative value means
+// none.
 type Config struct {
-	Seed uint64
+	Seed uint64 `yaml:"seed"`
 	// Users is how many there are: 2 to 2^31.
-	Users int
-	// Sigma is the deviation of the logarithm of a user's activity: with 1.4, the most active hundredth makes 18 % of the
-	// calls, the tenth 55 %. Zero means 1.4; none: all are alike.
-	Sigma float64
-	// Cap is the most that one user does, as a multiple of the average user: for at most 2 calls a second
-	// each, where users make rate together, 2 · Users / rate. Zero means no cap, else it is above 1.
-	Cap float64
-	// Contacts is the law of the size of a contact list, fractions cut off. Zero means a median of 60, sigma 1, from 1 to 5000.
-	Contacts LogNormal
-	// Popularity is the exponent of the Zipf law by which a user writes to the first, second, … of the contacts.
-	// Zero means 0.8; none: all alike.
-	Popularity float64
-	// HotAccounts is the share of accounts, at least one, that HotMessages, a share of all messages, goes to:
-	// pages and robots that many write to. Zero means 0.05 % and 5 %; none: no such accounts.
-	HotAccounts, HotMessages float64
+	Users int `yaml:"users"`
+	// Sigma is the deviation of the logarithm of a user's activity: with 1.4, the most
+	// active hundredth makes 18 % of the calls, the tenth 55 %. Zero means 1.4; none: all
+	// are alike.
+	Sigma float64 `yaml:"sigma"`
+	// Cap is the most that one user does, as a multiple of the average user: for at most 2
+	// calls a second each, where users make rate together, 2 · Users / rate. Zero means no
+	// cap, else it is above 1.
+	Cap float64 `yaml:"cap"`
+	// Contacts is the law of the size of a contact list, fractions cut off. Zero means a
+	// median of 60, sigma 1, from 1 to 5000.
+	Contacts LogNormal `yaml:"contacts"`
+	// Popularity is the exponent of the Zipf law by which a user writes to the first,
+	// second, … of the contacts. Zero means 0.8; none: all alike.
+	Popularity float64 `yaml:"popularity"`
+	// HotAccounts is the share of accounts, at least one, that HotMessages, a share of all
+	// messages, goes to: pages and robots that many write to. Zero means 0.05 % and 5 %;
+	// none: no such accounts.
+	HotAccounts float64 `yaml:"hot_accounts"`
+	HotMessages float64 `yaml:"hot_messages"`
 }
 
 // withDefaults returns c with defaults and nones resolved, or says what makes no sense.
@@ -92,7 +100,8 @@ type column struct {
 	other User
 }
 
-// New makes a population, in time and memory in proportion to its users. It is an error if the configuration makes no sense.
+// New makes a population, in time and memory in proportion to its users. It is an error if
+// the configuration makes no sense.
 func New(c Config) (*Population, error) {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -116,7 +125,8 @@ func New(c Config) (*Population, error) {
 	}
 	p.average = mean(weights, p.cap)
 	if c.Cap != 0 {
-		// The cap lowers the average, on which it depends: the two fall together to a fixed point.
+		// The cap lowers the average, on which it depends: the two fall together to a fixed
+		// point.
 		for last := 0.0; math.Abs(p.average-last) > 1e-12*p.average; {
 			last = p.average
 			p.cap = c.Cap * last
@@ -189,11 +199,12 @@ func (p *Population) Contacts(u User) int {
 	return max(1, int(min(p.config.Contacts.at(z), float64(p.config.Users-1))))
 }
 
-// Contact returns the k-th contact of u, from 0, the most popular first. Contacts are distinct and never u. The list
-// goes on beyond its size, up to Users()−2, with people whom u hardly knows.
+// Contact returns the k-th contact of u, from 0, the most popular first. Contacts are
+// distinct and never u. The list goes on beyond its size, up to Users()−2, with people whom
+// u hardly knows.
 func (p *Population) Contact(u User, k int) User {
-	// A line over the integers modulo a prime is a permutation of them; its few values that are no user's
-	// are passed over by walking on along the cycle they are on.
+	// A line over the integers modulo a prime is a permutation of them; its few values that
+	// are no user's are passed over by walking on along the cycle they are on.
 	a, rest := draw.Below(draw.Hash(p.config.Seed, draw.Contacts, uint64(u), 1), p.prime-1)
 	b, _ := draw.Below(rest, p.prime)
 	v := uint64(k)
@@ -206,7 +217,8 @@ func (p *Population) Contact(u User, k int) User {
 	return User(v)
 }
 
-// Recipient returns whom u writes to: now and then a hot account, else a contact by popularity.
+// Recipient returns whom u writes to: now and then a hot account, else a contact by
+// popularity.
 func (p *Population) Recipient(u User, r *rand.Rand) User {
 	if p.hot > 0 && r.Float64() < p.config.HotMessages {
 		if to := User(r.Uint64N(p.hot)); to != u {
@@ -216,7 +228,8 @@ func (p *Population) Recipient(u User, r *rand.Rand) User {
 	return p.Contact(u, p.zipf.draw(p.Contacts(u), r))
 }
 
-// AppendRecipients appends n distinct recipients of a message from u, or all others where n is more.
+// AppendRecipients appends n distinct recipients of a message from u, or all others where n
+// is more.
 func (p *Population) AppendRecipients(dst []User, u User, n int, r *rand.Rand) []User {
 	start := len(dst)
 	n = min(n, p.config.Users-1)
@@ -237,8 +250,9 @@ func (p *Population) AppendRecipients(dst []User, u User, n int, r *rand.Rand) [
 	return dst
 }
 
-// Recent returns which of n things, 0 the latest, somebody looks at: the logarithm of the rank is uniform, so that about as many
-// go for the latest as for the next two, and for the four after these. n is 1 or more.
+// Recent returns which of n things, 0 the latest, somebody looks at: the logarithm of the
+// rank is uniform, so that about as many go for the latest as for the next two, and for the
+// four after these. n is 1 or more.
 func Recent(n int, r *rand.Rand) int {
 	return min(n, int(math.Exp(r.Float64()*math.Log(float64(n)+1)))) - 1
 }

@@ -39,9 +39,10 @@ func topShares(calls []float64) (top1, top10 float64) {
 	return top1, top10
 }
 
-// TestFewUsersDoMost: with sigma 1.4 the most active 1 % do Φ(1.4 − z(0.99)) = 17.7 % and the top 10 % do Φ(1.4 − z(0.9)) = 54.7 %. Of
-// 100,000 users' weights the first varies by 0.6 points from seed to seed, the second by 0.5. Picks, 100 a user, sort noise to
-// the top, which adds 0.1 and 0.5.
+// TestFewUsersDoMost: with sigma 1.4 the most active 1 % do Φ(1.4 − z(0.99)) = 17.7 % and
+// the top 10 % do Φ(1.4 − z(0.9)) = 54.7 %. Of 100,000 users' weights the first varies by
+// 0.6 points from seed to seed, the second by 0.5. Picks, 100 a user, sort noise to the
+// top, which adds 0.1 and 0.5.
 func TestFewUsersDoMost(t *testing.T) {
 	const users = 100_000
 	p := newPopulation(t, Config{Seed: 1, Users: users})
@@ -59,7 +60,8 @@ func TestFewUsersDoMost(t *testing.T) {
 			t.Errorf("%s: the top 1 %% do %.3f, the top 10 %% %.3f, want 0.177 and 0.547 ± 0.02", name, top1, top10)
 		}
 	}
-	// Each user's picks are Poisson about the weight: χ² over the users is about their number.
+	// Each user's picks are Poisson about the weight: χ² over the users is about their
+	// number.
 	chi2 := 0.0
 	for u, n := range picks {
 		want := 100 * weights[u]
@@ -122,7 +124,8 @@ func TestContacts(t *testing.T) {
 	}
 }
 
-// TestPopularity holds ranks against (rank+1)^−q: χ² with as many degrees of freedom as ranks less one, below its 99.9 % point.
+// TestPopularity holds ranks against (rank+1)^−q: χ² with as many degrees of freedom as
+// ranks less one, below its 99.9 % point.
 func TestPopularity(t *testing.T) {
 	const n, ranks = 400_000, 30
 	chi2 := func(drawn, expected float64) float64 {
@@ -184,7 +187,8 @@ func TestRecipients(t *testing.T) {
 	}
 }
 
-// TestRecent: the logarithm of the rank is uniform, so rank k of n has the probability log((k+2)/(k+1))/log(n+1).
+// TestRecent: the logarithm of the rank is uniform, so rank k of n has the probability
+// log((k+2)/(k+1))/log(n+1).
 func TestRecent(t *testing.T) {
 	const n, things = 200_000, 40
 	r := draw.New(1, draw.Steps, 0, 0)

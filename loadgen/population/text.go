@@ -2,8 +2,9 @@ package population
 
 import "math/rand/v2"
 
-// AppendText appends n bytes of ASCII text: sentences of words from a fixed list. In blocks of 256 kB flate makes it 2.5 to 3 times
-// smaller, about as written language, so that compression in a store or on a wire costs and gains what it would.
+// AppendText appends n bytes of ASCII text: sentences of words from a fixed list. In blocks
+// of 256 kB flate makes it 2.5 to 3 times smaller, about as written language, so that
+// compression in a store or on a wire costs and gains what it would.
 func AppendText(dst []byte, n int, r *rand.Rand) []byte {
 	end := len(dst) + n
 	for start := true; len(dst) < end; {

@@ -2,7 +2,8 @@ package population
 
 import "strings"
 
-// words are what bodies are made of, roughly the more common first. Changing them changes every body of every plan.
+// words are what bodies are made of, roughly the more common first. Changing them changes
+// every body of every plan.
 var words = strings.Fields(`
 the to and you of in it is that for on my me we be have are not so do this at with but just was if your all will can like
 know get out go up what now good when see one got love time how day about no going more they think too want then there

@@ -5,9 +5,9 @@ import (
 	"math/rand/v2"
 )
 
-// zipf draws ranks 0 … n−1 with probability ∝ (rank+1)^−q in constant time and without tables, for any n, by
-// rejection-inversion (Hörmann and Derflinger 1996). The names below are theirs: h is the density, bigH an
-// integral of it.
+// zipf draws ranks 0 … n−1 with probability ∝ (rank+1)^−q in constant time and without
+// tables, for any n, by rejection-inversion (Hörmann and Derflinger 1996). The names below
+// are theirs: h is the density, bigH an integral of it.
 type zipf struct {
 	q     float64
 	first float64 // bigH(3/2) − h(1)

@@ -17,17 +17,20 @@ type Spec struct {
 	Start string `yaml:"start"`
 	// Ops are the operations, 1 to 255, by distinct names.
 	Ops []OpSpec `yaml:"ops"`
-	// Weights multiplies the probabilities of all steps to an operation, or to End; what is absent counts 1. A weight of zero takes
-	// the operation out, one below 1 on End makes sessions longer. What is left of each row is scaled to add up to 1.
+	// Weights multiplies the probabilities of all steps to an operation, or to End; what is
+	// absent counts 1. A weight of zero takes the operation out, one below 1 on End makes
+	// sessions longer. What is left of each row is scaled to add up to 1.
 	Weights map[string]float64 `yaml:"weights"`
-	// Think is the pause before an operation in seconds, where the operation has none of its own. Nil means no pause.
+	// Think is the pause before an operation in seconds, where the operation has none of
+	// its own. Nil means no pause.
 	Think population.Law `yaml:"think"`
 }
 
 // OpSpec is one operation and what may follow it.
 type OpSpec struct {
 	Name string `yaml:"name"`
-	// Next holds the probabilities of what follows, by name or End. They add up to 1, within 0.005.
+	// Next holds the probabilities of what follows, by name or End. They add up to 1,
+	// within 0.005.
 	Next map[string]float64 `yaml:"next"`
 	// Think is the pause before this operation in seconds. Nil means that of the Spec.
 	Think population.Law `yaml:"think"`
@@ -41,8 +44,9 @@ type Chain struct {
 	sums  [][]float64 // running sums of the rows
 }
 
-// NewChain makes a chain of a spec. It is an error if a name is missing, taken twice or unknown; a probability or weight negative; a
-// row's sum not 1; an operation out of reach of the start; a think time without sense; or if, with the weights applied, there is an
+// NewChain makes a chain of a spec. It is an error if a name is missing, taken twice or
+// unknown; a probability or weight negative; a row's sum not 1; an operation out of reach
+// of the start; a think time without sense; or if, with the weights applied, there is an
 // operation from which no session ends.
 func NewChain(s Spec) (*Chain, error) {
 	if len(s.Ops) == 0 || len(s.Ops) > 255 {
@@ -156,7 +160,8 @@ func (o OpSpec) row(index map[string]Op) ([]float64, error) {
 	return row, nil
 }
 
-// reweigh multiplies a row by weights, and scales what is left to add up to 1; it may be nothing.
+// reweigh multiplies a row by weights, and scales what is left to add up to 1; it may be
+// nothing.
 func reweigh(row, weights []float64) {
 	sum := 0.0
 	for to := range row {
@@ -190,7 +195,8 @@ func (c *Chain) reach(from Op) []bool {
 	return reached
 }
 
-// checkEnds says which operation in reach has no way to the end, and clears the rows of those out of reach.
+// checkEnds says which operation in reach has no way to the end, and clears the rows of
+// those out of reach.
 func (c *Chain) checkEnds() error {
 	reached := c.reach(c.start)
 	for op, row := range c.rows {
@@ -219,15 +225,17 @@ func (c *Chain) Ops() int { return len(c.ops) }
 // Name returns an operation's name.
 func (c *Chain) Name(op Op) string { return c.ops[op].Name }
 
-// Stats is what sessions of a chain come to on average. With arrivals at rate λ, and calls that take s on average, there are
-// λ · (Think + Calls · s) sessions at a time (Little's law).
+// Stats is what sessions of a chain come to on average. With arrivals at rate λ, and calls
+// that take s on average, there are λ · (Think + Calls · s) sessions at a time (Little's
+// law).
 type Stats struct {
 	Calls float64       // operations a session
 	Mix   []float64     // share of each Op in them
 	Think time.Duration // sum of a session's pauses
 }
 
-// Stats solves the chain: the visits v to each operation are v = start + v·P, so v = start·(I − P)⁻¹.
+// Stats solves the chain: the visits v to each operation are v = start + v·P, so v =
+// start·(I − P)⁻¹.
 func (c *Chain) Stats() Stats {
 	n := len(c.rows)
 	// a is the augmented matrix of (I − Pᵀ)·v = start.
@@ -240,7 +248,8 @@ func (c *Chain) Stats() Stats {
 		a[i][i]++
 	}
 	a[c.start][n] = 1
-	// Elimination needs no pivoting: I − Pᵀ is diagonally dominant by columns, and all sessions end.
+	// Elimination needs no pivoting: I − Pᵀ is diagonally dominant by columns, and all
+	// sessions end.
 	for k := range n {
 		for i := range n {
 			if i == k {

@@ -9,7 +9,8 @@ import (
 	"darklaunch/loadgen/population"
 )
 
-// messagesChat is a chain for Facebook Messages: its totals agree with published figures, its single cells are choices.
+// messagesChat is a chain for Facebook Messages: its totals agree with published figures,
+// its single cells are choices.
 func messagesChat() Spec {
 	ops := strings.Fields("list read mark reply send search move delete upload download end")
 	rows := [][]float64{
@@ -46,7 +47,8 @@ func without(s Spec, ops ...string) Spec {
 	return s
 }
 
-// TestStationaryMix holds the analysis against shares that were found by other means, and are rounded to 0.1 points.
+// TestStationaryMix holds the analysis against shares that were found by other means, and
+// are rounded to 0.1 points.
 func TestStationaryMix(t *testing.T) {
 	want := map[string]float64{
 		"list": 28.0, "read": 35.2, "mark": 16.2, "reply": 12.9, "send": 1.0, "search": 1.0, "move": 1.5, "delete": 1.3, "upload": 1.0, "download": 2.1,
@@ -67,8 +69,8 @@ func TestStationaryMix(t *testing.T) {
 	}
 }
 
-// TestWeightsRenormalise: without uploads and downloads nobody makes any, and what followed them follows no more. Rows
-// without them keep their proportions.
+// TestWeightsRenormalise: without uploads and downloads nobody makes any, and what followed
+// them follows no more. Rows without them keep their proportions.
 func TestWeightsRenormalise(t *testing.T) {
 	c := newChain(t, without(messagesChat(), "upload", "download"))
 	for op, share := range c.Stats().Mix {
@@ -90,7 +92,8 @@ func TestWeightsRenormalise(t *testing.T) {
 }
 
 func TestStatsByHand(t *testing.T) {
-	// a happens 1/(1 − 0.5) = 2 times if it may follow itself half the time, b follows once in the other half of the cases.
+	// a happens 1/(1 − 0.5) = 2 times if it may follow itself half the time, b follows once
+	// in the other half of the cases.
 	c := newChain(t, Spec{Start: "a", Ops: []OpSpec{
 		{Name: "a", Next: map[string]float64{"a": 0.5, "b": 0.25, End: 0.25}, Think: population.Constant{Value: 3}},
 		{Name: "b", Next: map[string]float64{End: 1}, Think: population.Constant{Value: 10}},
