@@ -32,7 +32,7 @@ no connection could be made at all and there was no objective to judge that by.`
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	for _, sub := range []subcommand{(*program).loadHTTP, (*program).loadGRPC, (*program).loadMerge} {
+	for _, sub := range []subcommand{(*program).loadHTTP, (*program).loadGRPC, (*program).loadRun, (*program).loadPlan, (*program).loadMerge} {
 		cmd.AddCommand(sub(p))
 	}
 	return cmd

@@ -79,10 +79,7 @@ func printTimes(w io.Writer, f *loadgen.Figures) {
 func printOps(w io.Writer, r *loadgen.Result) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(t, "operation\tsent\tshare\tfailed\tp50\tp99\tmax\t\n")
-	names := slices.SortedFunc(maps.Keys(r.Ops), func(a, b string) int {
-		return cmp.Or(cmp.Compare(r.Ops[b].Sent, r.Ops[a].Sent), strings.Compare(a, b))
-	})
-	for _, name := range names {
+	for _, name := range opNames(r) {
 		o := r.Ops[name]
 		if o.Sent+o.Shed == 0 {
 			continue
@@ -91,6 +88,13 @@ func printOps(w io.Writer, r *loadgen.Result) {
 			timeRows[1].of(&o.Response), timeRows[4].of(&o.Response), timeRows[6].of(&o.Response))
 	}
 	t.Flush()
+}
+
+// opNames are the operations of r, the most frequent first.
+func opNames(r *loadgen.Result) []string {
+	return slices.SortedFunc(maps.Keys(r.Ops), func(a, b string) int {
+		return cmp.Or(cmp.Compare(r.Ops[b].Sent, r.Ops[a].Sent), strings.Compare(a, b))
+	})
 }
 
 type timeRow struct {
