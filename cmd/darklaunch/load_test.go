@@ -162,6 +162,12 @@ func TestLoadCallsEveryTargetAndJudges(t *testing.T) {
 	if served.Load() == 0 {
 		t.Error("the server was never asked")
 	}
+	t.Run("more than any machine makes", func(t *testing.T) {
+		code, r, text := endLoad(t, "http "+good.URL+" --rate 2000000/s --for 100ms --conns 4 --timeout 1s")
+		if code != exitInconclusive || r == nil || !strings.Contains(text, "verdict inconclusive") {
+			t.Errorf("got %d, %q, want inconclusive", code, text)
+		}
+	})
 	t.Run("max", func(t *testing.T) {
 		code, r, text := endLoad(t, "http "+good.URL+" --rate max --for 200ms --conns 2")
 		if code != 0 || r.OK == 0 || r.Planned != nil || r.Lag != nil {
@@ -384,5 +390,24 @@ func TestLoadMerge(t *testing.T) {
 	}
 	if code, half, text := endLoad(t, "merge "+files[0]); code != exitInconclusive || half == nil || !strings.Contains(text, "1 of 2 workers") {
 		t.Errorf("got %d, %q, want that a worker is missing", code, text)
+	}
+}
+
+// TestGeneratorLimited tells a machine that falls further and further behind from one that stalled once.
+func TestGeneratorLimited(t *testing.T) {
+	for _, tc := range []struct {
+		name           string
+		lagP50, lagMax float64
+		want           string
+	}{
+		{"behind", 0.5, 1, "generator-limited: this machine held about 1000/s of 2000/s"},
+		{"a stall", 0.001, 1, ""},
+	} {
+		r := &loadgen.Result{Verdict: loadgen.Inconclusive, Duration: 1, Rate: loadgen.Rate{Target: 2000}}
+		r.Sent, r.Lag, r.Pacing = 2000, &loadgen.Times{P50: tc.lagP50, Max: tc.lagMax}, &loadgen.Times{P99: 0.9}
+		explainLateness(r)
+		if got := strings.Join(r.Reasons, ""); got != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.name, got, tc.want)
+		}
 	}
 }

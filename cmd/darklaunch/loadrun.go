@@ -95,7 +95,10 @@ func loadScenario(name string) (*scenario.Scenario, error) {
 		return nil, usageErrorf("there is no scenario %s: want a file, or one of %s", name, strings.Join(scenarios.Names(), ", "))
 	}
 	if err != nil {
-		return nil, usageErrorf("%w", err)
+		if dir == "." {
+			dir = ""
+		}
+		return nil, usageErrorf("%s%w", dir, err) // it begins with the file's name
 	}
 	return s, nil
 }

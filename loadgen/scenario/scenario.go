@@ -259,9 +259,12 @@ func (s *Scenario) compileWalk(r *reader) error {
 
 func (s *Scenario) compileOps(r *reader) error {
 	f := &s.file
-	for _, o := range f.Ops {
-		for _, names := range []map[string]string{o.Let, o.Save} {
+	for name, o := range f.Ops {
+		for key, names := range map[string]map[string]string{"let": o.Let, "save": o.Save} {
 			for v := range names {
+				if _, taken := builtins[v]; taken || v == "draw" || v == "recipients" {
+					return r.errorf("ops."+name+"."+key+"."+v, "%s is a field that all calls have: want another name", v)
+				}
 				s.vars[v] = 0
 			}
 		}

@@ -150,7 +150,7 @@ func (s *Scenario) addExpression(t *template, expr string) (number bool, err err
 		t.pieces = append(t.pieces, pickers[how](i))
 		return false, nil
 	}
-	if name.MatchString(v) && v != "true" && v != "false" {
+	if name.MatchString(v) && v != "draw" && v != "true" && v != "false" {
 		return false, fmt.Errorf("${%s}: no field or variable is called %s", expr, v)
 	}
 	x, err := s.compileCEL(expr)
