@@ -47,6 +47,9 @@ type Config struct {
 	// be an engine.Observer too, and then sees what became of its calls.
 	Source func(index, total int) (engine.Source, error)
 
+	// Requests ends the plan after so many calls, those of the warm-up and of all
+	// workers counted. Zero means that For does.
+	Requests int
 	// Warmup comes before For; its calls are made and not reported.
 	Warmup, For time.Duration
 	// Drain, Timeout, Timeouts, MaxInFlight (over all shards) and CatchUp are the
@@ -172,8 +175,8 @@ func (c *Config) check() error {
 		return errors.New("loadgen: a run needs a length")
 	case c.Index < 0 || c.Index >= c.Total:
 		return fmt.Errorf("loadgen: index %d of %d", c.Index, c.Total)
-	case c.Rate < 0:
-		return fmt.Errorf("loadgen: rate %g", c.Rate)
+	case c.Rate < 0 || c.Requests < 0:
+		return fmt.Errorf("loadgen: rate %g, %d requests", c.Rate, c.Requests)
 	case c.Rate > 0 && c.Arrivals == nil && c.Source == nil:
 		return errors.New("loadgen: a rate needs arrivals")
 	case c.Rate == 0 && (c.Source != nil || c.Arrivals != nil):
@@ -237,9 +240,8 @@ const openTime = time.Second
 // could not begin. When ctx ends, so does the plan: calls under way are waited
 // for, and the Result says that it was interrupted.
 //
-// Each shard keeps a thread to itself. While they run GOMAXPROCS is two more
-// than the shards, if it was less: the runtime takes the processor from a
-// thread that waits in the kernel, and a spare one spares it the trouble.
+// Each shard keeps a thread and a processor to itself. While they run GOMAXPROCS
+// is two more than the shards, if it was less, for all else in the process.
 func Run(ctx context.Context, cfg Config) (*Result, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {
@@ -280,17 +282,31 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	after := usage()
 
 	total := results[0]
-	end := shards[0].engine.End()
-	for i, r := range results[1:] {
-		end = min(end, shards[i+1].engine.End())
+	for _, r := range results[1:] {
 		for p := range r {
 			for op := range r[p] {
 				total[p][op].Merge(&r[p][op])
 			}
 		}
 	}
+	interrupted := slices.ContainsFunc(shards, func(s *shard) bool { return s.engine.End() < cfg.Warmup+cfg.For })
 	after.cpu -= before.cpu
-	return cfg.result(total, end, after), nil
+	return cfg.result(total, cfg.end(shards, clock), interrupted, after), nil
+}
+
+// end is where the plan ended: with it, with the context, or with its calls.
+func (c *Config) end(shards []*shard, clock *runClock) time.Duration {
+	end := c.Warmup + c.For
+	for _, s := range shards {
+		end = min(end, s.engine.End())
+	}
+	switch {
+	case c.Requests == 0 || end < c.Warmup+c.For:
+		return end
+	case c.Rate > 0:
+		return min(end, time.Duration(float64(c.Requests)/c.Rate*float64(time.Second)))
+	}
+	return min(end, clock.Now())
 }
 
 // shards makes each thread's pool and engine. On an error it returns those made.
@@ -316,11 +332,14 @@ func (c *Config) shards(clock *runClock, m *metrics) ([]*shard, error) {
 		if e.Source, err = c.source(index, total); err != nil {
 			return shards, err
 		}
+		own, _ := e.Source.(engine.Observer)
+		if c.Requests > 0 {
+			e.Source = engine.Limit(e.Source, share(c.Requests, index, total))
+		}
 		if c.Rate == 0 {
 			e.Closed = t.Conns * t.Streams
 			e.MaxInFlight = max(e.MaxInFlight, e.Closed)
 		}
-		own, _ := e.Source.(engine.Observer)
 		e.Observer = m.observer(p, own)
 		s.engine = engine.New(e)
 	}

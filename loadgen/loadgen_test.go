@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -50,13 +51,12 @@ func constant(rate float64, whole time.Duration) func(int, int) (engine.Arrivals
 	}
 }
 
-// target serves HTTP that fails every tenth call under /some.
+// target serves HTTP that fails under /fail.
 func target(t *testing.T) (addr string, asked *atomic.Int64) {
 	asked = new(atomic.Int64)
-	var some atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
-		if r.URL.Path == "/some" && some.Add(1)%10 == 0 {
+		if r.URL.Path == "/fail" {
 			w.WriteHeader(503)
 		}
 	}))
@@ -100,7 +100,12 @@ func TestRun(t *testing.T) {
 				Reference: viaReference,
 				Rate:      1000, Arrivals: constant(1000, time.Hour),
 				Choose: func(int, int) func(*transport.Call) {
-					return func(c *transport.Call) { n++; c.Op = n % 2 }
+					return func(c *transport.Call) {
+						n++
+						if c.Op = n % 2; n%20 == 1 {
+							c.Path = "/fail"
+						}
+					}
 				},
 				Warmup: 200 * time.Millisecond, For: 400 * time.Millisecond, Shards: 1, Seed: 7, Registerer: reg,
 			})
@@ -199,6 +204,29 @@ func TestClosedLoop(t *testing.T) {
 	}
 	if res.Sent < 100 || res.OK != res.Sent || uint64(asked.Load()) != res.Sent || !cmp.Equal(res.Response, res.Service) {
 		t.Errorf("got sent %d, ok %d, asked %d, response %v, service %v", res.Sent, res.OK, asked.Load(), res.Response, res.Service)
+	}
+}
+
+func TestRequestsEndTheRun(t *testing.T) {
+	for _, rate := range []float64{0, 1000} {
+		addr, asked := target(t)
+		cfg := Config{
+			Transport: transport.Config{Addr: addr, Conns: 4, Ops: []transport.Op{{Name: "op", Path: "/"}}},
+			Rate:      rate, For: time.Hour, Requests: 101, Shards: 2,
+		}
+		if rate > 0 {
+			cfg.Arrivals = constant(rate, time.Hour)
+		}
+		res, err := Run(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Sent != 101 || res.OK != 101 || asked.Load() != 101 || res.Interrupted {
+			t.Errorf("at %g: got sent %d, ok %d, asked %d, interrupted %t, want 101", rate, res.Sent, res.OK, asked.Load(), res.Interrupted)
+		}
+		if rate > 0 && math.Abs(res.Rate.Achieved-rate) > 1 || res.Duration <= 0 || res.Duration > 60 {
+			t.Errorf("at %g: got %g/s for %g s", rate, res.Rate.Achieved, res.Duration)
+		}
 	}
 }
 
@@ -514,7 +542,7 @@ func (c Config) resultOf(n int, d time.Duration) *Result {
 		t.Response.Exact.Record(took)
 		t.Service.Exact.Record(took)
 	}
-	return c.result(total, c.For, cost{cpu: time.Second, rss: 1000})
+	return c.result(total, c.For, false, cost{cpu: time.Second, rss: 1000})
 }
 
 func TestMerge(t *testing.T) {
@@ -524,15 +552,15 @@ func TestMerge(t *testing.T) {
 		t.Fatal(err)
 	}
 	// One worker that made all the calls, the second half as the second did.
-	whole := part(0, 1, 100, 0)
+	single := part(0, 1, 100, 0)
 	if got.Sent != 100 || got.OK != 90 || got.Errors["timeout"] != 10 || *got.Planned != 100 || got.Rate.Target != 100 {
 		t.Errorf("got %+v", got.Figures)
 	}
-	if diff := cmp.Diff(whole.Response, got.Response, cmp.Comparer(func(a, b float64) bool { return math.Abs(a-b) <= 0.001*b })); diff != "" {
+	if diff := cmp.Diff(single.Response, got.Response, cmp.Comparer(func(a, b float64) bool { return math.Abs(a-b) <= 0.001*b })); diff != "" {
 		t.Errorf("got other times than of one worker: (-want +got)\n%s", diff)
 	}
 	for op, h := range got.Histograms {
-		if h.Response != whole.Histograms[op].Response || h.ResponseCensored != whole.Histograms[op].ResponseCensored {
+		if h.Response != single.Histograms[op].Response || h.ResponseCensored != single.Histograms[op].ResponseCensored {
 			t.Errorf("operation %s: got another histogram than of one worker", op)
 		}
 	}
@@ -552,10 +580,10 @@ func TestMerge(t *testing.T) {
 func TestMergeRefuses(t *testing.T) {
 	for name, results := range map[string][]*Result{
 		"nothing":        nil,
-		"a worker twice": {part(0, 2, 10, 0), part(0, 2, 10, 0)},
-		"another total":  {part(0, 2, 10, 0), part(1, 3, 10, 0)},
+		"a worker twice": {spoilt(func(*Result) {}), spoilt(func(*Result) {})},
+		"another total":  {spoilt(func(*Result) {}), spoilt(func(r *Result) { r.Index, r.Total = 1, 3 })},
 		"another schema": {spoilt(func(r *Result) { r.Schema = "load/v2" })},
-		"another plan":   {part(0, 2, 10, 0), spoilt(func(r *Result) { r.Index, r.Plan = 1, "x" })},
+		"another plan":   {spoilt(func(*Result) {}), spoilt(func(r *Result) { r.Index, r.Plan = 1, "x" })},
 		"counts":         {spoilt(func(r *Result) { f := r.Ops["a"]; f.Sent++; r.Ops["a"] = f })},
 		"unknown error":  {spoilt(func(r *Result) { r.Ops["a"].Errors["x"] = 0 })},
 		"histogram":      {spoilt(func(r *Result) { h := r.Histograms["a"]; h.Lag = "!"; r.Histograms["a"] = h })},
@@ -571,8 +599,20 @@ func TestMergeRefuses(t *testing.T) {
 	}
 }
 
+// whole is a worker's result as it is written; making one takes a while.
+var whole = sync.OnceValue(func() []byte {
+	b, err := json.Marshal(part(0, 2, 20, 0))
+	if err != nil {
+		panic(err)
+	}
+	return b
+})
+
 func spoilt(f func(*Result)) *Result {
-	r := part(0, 2, 20, 0)
+	r := new(Result)
+	if err := json.Unmarshal(whole(), r); err != nil {
+		panic(err)
+	}
 	f(r)
 	return r
 }

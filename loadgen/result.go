@@ -140,12 +140,12 @@ type Worker struct {
 }
 
 // result makes a Result of the tallies.
-func (c *Config) result(total [engine.Phases][]engine.Tally, end time.Duration, used cost) *Result {
+func (c *Config) result(total [engine.Phases][]engine.Tally, end time.Duration, interrupted bool, used cost) *Result {
 	r := &Result{
 		Schema: Schema, Scenario: c.Scenario, Plan: c.plan(),
 		Duration: max(0, end-c.Warmup).Seconds(), Rate: Rate{Target: c.Rate / float64(c.Total)},
 		Ops: map[string]Figures{}, Histograms: map[string]Histograms{},
-		Seed: c.Seed, Index: c.Index, Total: c.Total, Interrupted: end < c.Warmup+c.For, Objectives: c.Objectives,
+		Seed: c.Seed, Index: c.Index, Total: c.Total, Interrupted: interrupted, Objectives: c.Objectives,
 	}
 	var calls uint64
 	for p := range total {
@@ -262,7 +262,7 @@ func (c *Config) plan() string {
 	for _, o := range c.Transport.Ops {
 		ops = append(ops, op{o.Name, o.Method, o.Path, o.Header, o.Body, o.Messages})
 	}
-	b, err := json.Marshal([]any{c.Scenario, c.Transport.Protocol, ops, c.Rate, c.Warmup, c.For, c.Timeout, c.Timeouts, c.Seed, c.Total, c.Objectives})
+	b, err := json.Marshal([]any{c.Scenario, c.Transport.Protocol, ops, c.Rate, c.Requests, c.Warmup, c.For, c.Timeout, c.Timeouts, c.Seed, c.Total, c.Objectives})
 	if err != nil {
 		panic("loadgen: a plan that cannot be written: " + err.Error())
 	}

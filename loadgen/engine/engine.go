@@ -73,8 +73,9 @@ type Config struct {
 	// CatchUp bounds how fast late calls are made up for, as a multiple of the
 	// planned rate, at least 1. Zero means at once.
 	CatchUp float64
-	// Closed, if not 0, keeps that many calls under way and ignores the source's
-	// times: a measure of cost. Response is service then, and there is no plan.
+	// Closed, if not 0, keeps that many calls under way while the source has any,
+	// and ignores its times: a measure of cost. Response is service then, and
+	// there is no plan.
 	Closed int
 	// Observer, if set, is told of every call.
 	Observer Observer
@@ -194,6 +195,12 @@ func (s *Shard) phase(at time.Duration) Phase {
 // End returns where the plan ended: before Settle+Measure only if Run's context did.
 func (s *Shard) End() time.Duration { return s.end }
 
+// more says that a closed loop goes on.
+func (s *Shard) more(now time.Duration) bool {
+	_, ok := s.cfg.Source.Peek()
+	return ok && now < s.end
+}
+
 // due returns when the next call is to be made.
 func (s *Shard) due() (time.Duration, bool) {
 	at, ok := s.cfg.Source.Peek()
@@ -210,7 +217,7 @@ func (s *Shard) due() (time.Duration, bool) {
 func (s *Shard) release(now time.Duration) {
 	s.behind = false
 	if s.cfg.Closed > 0 {
-		for s.count < s.cfg.Closed && now < s.end {
+		for s.count < s.cfg.Closed && s.more(now) {
 			s.make(now, now)
 		}
 		return
@@ -347,7 +354,7 @@ func (s *Shard) leave(f *flight, final bool) {
 func (s *Shard) over(now time.Duration) bool {
 	if s.count == 0 {
 		if s.cfg.Closed > 0 {
-			return now >= s.end
+			return !s.more(now)
 		}
 		_, more := s.due()
 		return !more
@@ -365,7 +372,7 @@ func (s *Shard) wake(now time.Duration) time.Duration {
 		if at, ok := s.due(); ok {
 			return min(until, at)
 		}
-	} else if now < s.end {
+	} else if s.more(now) {
 		return min(until, s.end)
 	}
 	return min(until, max(s.end, now)+max(0, s.cfg.Drain))

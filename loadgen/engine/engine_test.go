@@ -201,6 +201,48 @@ func TestClosedLoopKeepsItsCalls(t *testing.T) {
 	}
 }
 
+// sessions makes each call a second after the one before it was answered.
+type sessions struct {
+	watch
+	at   time.Duration
+	left int
+	due  bool
+}
+
+func (s *sessions) Peek() (time.Duration, bool) { return s.at, s.due }
+func (s *sessions) Take(*transport.Call)        { s.due = false }
+
+func (s *sessions) Ended(c *transport.Call, p Phase, final bool) {
+	s.left--
+	s.at, s.due = c.Done+time.Second, s.left > 0
+}
+
+func TestCallsMayDependOnAnswers(t *testing.T) {
+	src := &sessions{left: 4, due: true}
+	server := &sim{service: constant(500 * time.Millisecond)}
+	got := run(server, Config{Source: src, Observer: src, Measure: time.Hour})
+	// 0, 1.5, 3 and 4.5 s; nothing is waited for after the last.
+	if got.Planned != 4 || got.Ended[transport.OK] != 4 || server.now != 5*time.Second {
+		t.Errorf("got planned %d, ok %d, over at %v, want 4 calls until 5s", got.Planned, got.Ended[transport.OK], server.now)
+	}
+	if lag := got.Lag.Max(); lag != 0 {
+		t.Errorf("got lag %v, want none", lag)
+	}
+}
+
+func TestLimit(t *testing.T) {
+	for name, cfg := range map[string]Config{
+		"open":   {Source: Limit(NewPlan(&even{rate: 100, end: time.Hour}, nil), 7)},
+		"closed": {Source: Limit(Endless(nil), 7), Closed: 3},
+	} {
+		cfg.Measure = time.Hour
+		server := &sim{service: constant(time.Millisecond)}
+		if got := run(server, cfg); got.Planned != 7 || got.Ended[transport.OK] != 7 || server.now > time.Second {
+			t.Errorf("%s: got planned %d, ok %d, over at %v, want 7 and soon", name, got.Planned, got.Ended[transport.OK], server.now)
+		}
+	}
+}
+
 // Memory is a matter of how much is under way, not of how long the run is.
 func TestMemoryDoesNotGrow(t *testing.T) {
 	allocated := func(calls int) uint64 {
@@ -214,7 +256,7 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		return after.TotalAlloc - before.TotalAlloc
 	}
-	short, long := allocated(20_000), allocated(200_000)
+	short, long := allocated(10_000), allocated(100_000)
 	if long > short+short/4 {
 		t.Errorf("got %d bytes for ten times the calls, want about the %d of the short run", long, short)
 	}

@@ -50,3 +50,23 @@ func (e Endless) Take(c *transport.Call) {
 		e(c)
 	}
 }
+
+// Limit returns src cut off after n calls.
+func Limit(src Source, n int) Source { return &limited{src, n} }
+
+type limited struct {
+	Source
+	left int
+}
+
+func (l *limited) Peek() (time.Duration, bool) {
+	if l.left == 0 {
+		return 0, false
+	}
+	return l.Source.Peek()
+}
+
+func (l *limited) Take(c *transport.Call) {
+	l.left--
+	l.Source.Take(c)
+}

@@ -54,15 +54,15 @@ type conn struct {
 	proto  protocol
 	link   link
 	user   uint64
-	queue  callList // waits for this connection and no other
+	queue  list[Call, *Call] // waits for this connection and no other
 	active int
 	begun  int // calls started in its life
 
 	written uint64 // bytes handed to the link in its life
 	unsent  []*Call
-	dirty   bool // on pool.dirty
-	blocked bool // the link takes no more until writable
-	inReady bool // on pool.ready
+	dirty   bool        // on pool.dirty
+	blocked bool        // the link takes no more until writable
+	links   links[conn] // of pool.ready
 
 	// The poller's own.
 	fd   int
@@ -97,6 +97,7 @@ func (k *conn) start(c *Call) {
 	k.unsent = append(k.unsent, c)
 	k.proto.start(c)
 	k.touch()
+	k.pool.busier(k)
 }
 
 // touch has k's output written at the next flush.
@@ -122,7 +123,9 @@ func (k *conn) flush() {
 	k.written += uint64(n)
 	i := 0
 	for ; i < len(k.unsent) && k.unsent[i].offset < k.written; i++ {
-		k.unsent[i].Sent = now
+		if c := k.unsent[i]; c.Sent < 0 { // one that is sent again keeps its first time
+			c.Sent = now
+		}
 	}
 	k.unsent = k.unsent[:copy(k.unsent, k.unsent[i:])]
 	switch {
@@ -157,6 +160,7 @@ func (k *conn) received(b []byte) {
 		return
 	}
 	if err := k.proto.receive(b); err != nil {
+		k.refuse(Malformed)
 		k.proto.lost(Malformed)
 		k.flush() // what the protocol wants to say last; an error changes nothing
 		k.shut()
@@ -175,18 +179,26 @@ func (k *conn) eof() {
 
 // lose closes k, whose link has failed.
 func (k *conn) lose(class Class) {
-	switch k.state {
-	case closed:
+	if k.state == closed {
 		return
-	case dialing:
-		if c := k.queue.pop(); c != nil {
-			c.Class = class
-			k.pool.finish(c)
-		}
-	default:
+	}
+	k.refuse(class)
+	if k.proto != nil {
 		k.proto.lost(class)
 	}
 	k.shut()
+}
+
+// refuse ends the call that k was opened for, if it never got as far. Others
+// that wait for k may try another connection.
+func (k *conn) refuse(class Class) {
+	if k.state == open {
+		return
+	}
+	if c := k.queue.pop(); c != nil {
+		c.Class = class
+		k.pool.finish(c)
+	}
 }
 
 // shut closes k and finds another place for the calls that waited for it.
@@ -226,9 +238,6 @@ func (k *conn) report() {
 
 // forget drops c from the calls whose first byte has not been written.
 func (k *conn) forget(c *Call) {
-	if c.Sent >= 0 {
-		return
-	}
 	for i, u := range k.unsent {
 		if u == c {
 			k.unsent = append(k.unsent[:i], k.unsent[i+1:]...)
@@ -275,43 +284,4 @@ func (c *Call) keep(p []byte, most int) {
 	if n := min(len(p), most-len(c.Answer)); n > 0 {
 		c.Answer = append(c.Answer, p[:n]...)
 	}
-}
-
-// callList is a queue of calls that any of them can leave.
-type callList struct {
-	head, tail *Call
-	conn       *conn // whose it is; nil for the pool's own
-}
-
-func (l *callList) push(c *Call) {
-	c.list, c.prev, c.next = l, l.tail, nil
-	if l.tail != nil {
-		l.tail.next = c
-	} else {
-		l.head = c
-	}
-	l.tail = c
-}
-
-func (l *callList) remove(c *Call) {
-	if c.prev != nil {
-		c.prev.next = c.next
-	} else {
-		l.head = c.next
-	}
-	if c.next != nil {
-		c.next.prev = c.prev
-	} else {
-		l.tail = c.prev
-	}
-	c.list, c.prev, c.next = nil, nil, nil
-}
-
-// pop returns the first call, or nil.
-func (l *callList) pop() *Call {
-	c := l.head
-	if c != nil {
-		l.remove(c)
-	}
-	return c
 }

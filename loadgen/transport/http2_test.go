@@ -297,6 +297,20 @@ func TestStreamsAllowed(t *testing.T) {
 	}
 }
 
+func TestStreamsRunOut(t *testing.T) {
+	v := converse(HTTP2, 0, Op{})
+	v.h.next = lastStream - 1
+	c := new(Call)
+	c.reset()
+	v.h.start(c)
+	if v.h.room() > 0 || !v.h.retired() {
+		t.Errorf("got room for %d, retired %t, want a connection that is given up", v.h.room(), v.h.retired())
+	}
+	if err := v.h.receive(frames(nil).headers(c.id, flagEnd, ":status", "200")); err != nil || c.Class != OK || len(v.h.ended) != 1 {
+		t.Errorf("got %v, %v for the last call on it", c.Class, err)
+	}
+}
+
 func TestLongBlocksAreCutUp(t *testing.T) {
 	v := converse(HTTP2, 0, Op{Header: []Header{{"x-long", strings.Repeat("v", 40_000)}}})
 	c := new(Call)

@@ -103,8 +103,8 @@ type Pool struct {
 	dialed  atomic.Int64 // and the same for other goroutines
 	opened  atomic.Int64 // of them, those that calls can use
 	users   map[uint64]*conn
-	ready   fifo[*conn] // may have room
-	waiting callList    // for any connection
+	ready   list[conn, *conn] // with room; with PerUser, idle ones
+	waiting list[Call, *Call] // for any connection
 	dirty   []*conn
 	done    []*Call
 	handed  []*Call
@@ -165,9 +165,6 @@ func resolve(addr string) ([]*net.TCPAddr, error) {
 	return addrs, nil
 }
 
-// Slots is how many calls can be under way at once.
-func (p *Pool) Slots() int { return p.cfg.Conns * p.cfg.Streams }
-
 // Conns is how many connections are open, and how many are being opened. It is
 // safe for concurrent use.
 func (p *Pool) Conns() (open, opening int) {
@@ -177,20 +174,28 @@ func (p *Pool) Conns() (open, opening int) {
 
 // Open makes connections before there are calls for them, and waits for them
 // until the given time. It does nothing where connections are made for a user
-// or for a number of calls. A connection that fails is tried again when a call
-// needs it, and fails that.
+// or for a number of calls. A connection that fails, or is not up in time, is
+// tried again when a call needs it, and then fails that.
 func (p *Pool) Open(until time.Duration) {
 	if p.cfg.PerUser || p.cfg.CallsPerConn > 0 {
 		return
 	}
+	var made []*conn
 	for p.conns < p.cfg.Conns {
-		if _, err := p.dial(nil); err != nil {
-			return
+		k, err := p.dial(nil)
+		if err != nil {
+			break
 		}
+		made = append(made, k)
 	}
-	for p.clock.Now() < until && p.conns == p.cfg.Conns && p.ready.len() < p.conns {
+	for p.clock.Now() < until && p.conns == len(made) && p.opened.Load() < int64(p.conns) {
 		p.flush()
 		p.poller.wait(until)
+	}
+	for _, k := range made {
+		if k.state == dialing || k.state == greeting {
+			k.shut()
+		}
 	}
 }
 
@@ -204,7 +209,7 @@ func (p *Pool) Start(c *Call) {
 func (p *Pool) place(c *Call) {
 	if p.cfg.PerUser {
 		if k := p.users[c.User]; k != nil {
-			k.queue.push(c)
+			p.queue(k, c)
 			if k.proto != nil {
 				k.settle()
 			}
@@ -232,13 +237,11 @@ func (p *Pool) place(c *Call) {
 // pick returns the connection next in turn that has room, or nil: with PerUser,
 // the one that has been idle longest.
 func (p *Pool) pick() *conn {
-	for p.ready.len() > 0 {
-		k := p.ready.front()
-		if k.state == open && k.room() > 0 && (!p.cfg.PerUser || k.active == 0 && k.queue.head == nil) {
+	for k := p.ready.head; k != nil; k = p.ready.head {
+		if k.room() > 0 {
 			return k
 		}
-		p.ready.pop()
-		k.inReady = false
+		p.ready.remove(k) // the server allows less than it did
 	}
 	return nil
 }
@@ -246,7 +249,6 @@ func (p *Pool) pick() *conn {
 // dial opens a connection for c, or for whatever comes if c is nil.
 func (p *Pool) dial(c *Call) (*conn, error) {
 	k := &conn{pool: p}
-	k.queue.conn = k
 	if c != nil {
 		c.Tried = true
 		k.user = c.User
@@ -257,7 +259,7 @@ func (p *Pool) dial(c *Call) (*conn, error) {
 	p.conns++
 	p.dialed.Add(1)
 	if c != nil {
-		k.queue.push(c)
+		p.queue(k, c)
 		if p.cfg.PerUser {
 			p.users[k.user] = k
 		}
@@ -288,15 +290,30 @@ func (p *Pool) offer(k *conn) {
 			k.start(p.waiting.pop())
 		}
 	}
-	if !k.inReady && k.room() > 0 {
-		k.inReady = true
+	if !k.links.in && k.room() > 0 && (!p.cfg.PerUser || k.active == 0) {
 		p.ready.push(k)
 	}
+}
+
+// busier says that k has taken a call.
+func (p *Pool) busier(k *conn) {
+	if k.links.in && (p.cfg.PerUser || k.room() <= 0) {
+		p.ready.remove(k)
+	}
+}
+
+// queue has c wait for k alone.
+func (p *Pool) queue(k *conn, c *Call) {
+	c.queued = k
+	k.queue.push(c)
 }
 
 // gone says that k, which was in the given state, was closed.
 func (p *Pool) gone(k *conn, was connState) {
 	p.conns--
+	if k.links.in {
+		p.ready.remove(k)
+	}
 	p.dialed.Add(-1)
 	if was == open {
 		p.opened.Add(-1)
@@ -308,6 +325,7 @@ func (p *Pool) gone(k *conn, was connState) {
 
 // again queues a call that lost its connection; feed finds it another.
 func (p *Pool) again(c *Call) {
+	c.queued = nil
 	p.waiting.push(c)
 }
 
@@ -329,10 +347,12 @@ func (p *Pool) Cancel(c *Call) {
 	switch {
 	case c.conn != nil:
 		c.conn.cancel(c)
-	case c.list != nil:
-		k := c.list.conn
-		c.list.remove(c)
-		if k != nil && k.state == dialing && k.queue.head == nil {
+	case c.links.in && c.queued == nil:
+		p.waiting.remove(c)
+	case c.links.in:
+		k := c.queued
+		k.queue.remove(c)
+		if k.state == dialing && k.queue.head == nil {
 			k.shut() // nobody waits for it any more; it may never come up
 		}
 	default: // ended already, and not yet handed back
@@ -343,22 +363,15 @@ func (p *Pool) Cancel(c *Call) {
 func (p *Pool) flush() {
 	for i := 0; i < len(p.dirty); i++ {
 		k := p.dirty[i]
+		used := len(k.unsent) > 0
 		k.flush()
-		if k.inReady && k == p.readyFront() {
+		if used && k == p.ready.head {
 			// Its turn is over: the next batch goes to the next connection.
-			p.ready.pop()
-			k.inReady = false
+			p.ready.remove(k)
 			p.offer(k)
 		}
 	}
 	p.dirty = p.dirty[:0]
-}
-
-func (p *Pool) readyFront() *conn {
-	if p.ready.len() == 0 {
-		return nil
-	}
-	return p.ready.front()
 }
 
 // Poll writes what was started, waits until something happens or until the
@@ -378,21 +391,3 @@ func (p *Pool) Poll(until time.Duration) []*Call {
 
 // Close closes all connections. Calls under way are forgotten.
 func (p *Pool) Close() { p.poller.close() }
-
-// fifo is a queue of bounded waste.
-type fifo[T any] struct {
-	items []T
-	first int
-}
-
-func (q *fifo[T]) len() int { return len(q.items) - q.first }
-func (q *fifo[T]) front() T { return q.items[q.first] }
-func (q *fifo[T]) push(x T) { q.items = append(q.items, x) }
-func (q *fifo[T]) pop() {
-	var none T
-	q.items[q.first] = none
-	if q.first++; q.first*2 >= len(q.items) {
-		q.items = q.items[:copy(q.items, q.items[q.first:])]
-		q.first = 0
-	}
-}

@@ -6,9 +6,10 @@
 //
 // A Pool belongs to one goroutine, which starts calls and polls for their ends;
 // nothing in it is shared between goroutines. Plain connections are served by
-// an epoll loop in that goroutine (Linux). TLS, and every connection on other
-// systems, is read and written by goroutines of its own; the protocol code is
-// the same. The readers of both protocols are pure: bytes in, outcomes out.
+// an epoll loop in that goroutine (Linux), which keeps a processor of GOMAXPROCS
+// to itself while it polls. TLS, and every connection on other systems, is read
+// and written by goroutines of its own; the protocol code is the same. The
+// readers of both protocols are pure: bytes in, outcomes out.
 package transport
 
 import (
@@ -104,7 +105,7 @@ type Call struct {
 	// Deadline is when the caller will give up, on the Pool's clock; 0 is never.
 	// It goes out as grpc-timeout. The caller keeps it by Cancel.
 	Deadline time.Duration
-	// Intended, Due and Data are the caller's own.
+	// Intended and Data are the caller's own.
 	Intended time.Duration
 	Data     any
 
@@ -125,11 +126,11 @@ type Call struct {
 	// Answer is the start of the answer's body, as much as Op.Keep asks for.
 	Answer []byte
 
-	conn       *conn
-	list       *callList
-	prev, next *Call
-	retried    bool
-	refused    bool // the server is known not to have acted on it
+	conn    *conn // it was started on
+	queued  *conn // it waits for; nil for any
+	links   links[Call]
+	retried bool
+	refused bool // the server is known not to have acted on it
 
 	// The HTTP/2 stream.
 	id      uint32
