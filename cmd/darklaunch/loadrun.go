@@ -63,7 +63,8 @@ and start, its own --index, and how many there are. load merge adds their result
 			f.seed = s.Seed
 		}
 		id := strconv.FormatInt(time.Now().UnixNano(), 36) + "-" + strconv.Itoa(index)
-		cfg, err := s.Config(target.HostPort, scenario.Run{Seed: f.seed, Scale: float64(scale), ID: id})
+		var stats scenario.Stats
+		cfg, err := s.Config(target.HostPort, scenario.Run{Seed: f.seed, Scale: float64(scale), ID: id, Stats: &stats})
 		if err != nil {
 			return usageErrorf("%w", err)
 		}
@@ -73,6 +74,12 @@ and start, its own --index, and how many there are. load merge adds their result
 		cfg.Index, cfg.Total, cfg.Start = index, total, time.Time(begin)
 		f.config(&cfg)
 		return p.runLoad(cmd.Context(), "load run "+args[0], cfg, &f, func(r *loadgen.Result) error {
+			if n := stats.Passed(); n > 0 {
+				fmt.Fprintf(f.out.text(), "%d steps of sessions were passed over, as they had nothing to work on\n", n)
+			}
+			if failed := stats.Failed(); failed != "" {
+				fmt.Fprintf(f.out.text(), "not all could be evaluated, first: %s\n", failed)
+			}
 			if hlog == "" {
 				return nil
 			}

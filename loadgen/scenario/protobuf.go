@@ -193,9 +193,7 @@ func (s scalar) append(dst []byte, e *env) []byte {
 			return protowire.AppendVarint(protowire.AppendTag(dst, number, protowire.VarintType), uint64(v))
 		}
 	}
-	if e.failed == nil {
-		e.failed = fmt.Errorf("field %s: %w", s.field.FullName(), err)
-	}
+	e.run.Stats.fail(fmt.Errorf("field %s: %w", s.field.FullName(), err))
 	return dst
 }
 

@@ -27,6 +27,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"darklaunch/loadgen"
@@ -481,6 +482,31 @@ type Run struct {
 	Scale float64
 	// ID is what no other run of any worker has, for ${key}; no white space.
 	ID string
+	// Stats, if set, is told what no result has.
+	Stats *Stats
+}
+
+// Stats count what sessions did instead of calls. It may be read while a run goes on.
+type Stats struct {
+	passed atomic.Uint64
+	failed atomic.Pointer[string]
+}
+
+// Passed is how many steps were passed over, as they had nothing to work on.
+func (s *Stats) Passed() uint64 { return s.passed.Load() }
+
+// Failed says how the first expression or value failed that did; empty if none.
+func (s *Stats) Failed() string {
+	if text := s.failed.Load(); text != nil {
+		return *text
+	}
+	return ""
+}
+
+// fail keeps the first failure.
+func (s *Stats) fail(err error) {
+	text := err.Error()
+	s.failed.CompareAndSwap(nil, &text)
 }
 
 // run is a Run made ready.
@@ -500,6 +526,9 @@ type walker interface {
 func (s *Scenario) begin(r Run) (*run, error) {
 	if r.Scale == 0 {
 		r.Scale = 1
+	}
+	if r.Stats == nil {
+		r.Stats = new(Stats)
 	}
 	segments := slices.Clone(s.segments)
 	for i := range segments {

@@ -478,6 +478,11 @@ func TestExpressionsAreBounded(t *testing.T) {
 	if len(played) < 100 {
 		t.Errorf("got %d calls, want the rest to go on", len(played))
 	}
+	var stats Stats
+	err := s.Simulate(Run{Seed: 1, ID: "x", Stats: &stats}, 0, 1, 0, func(Made) {})
+	if err != nil || !strings.Contains(stats.Failed(), "cost") {
+		t.Errorf("got %q, %v, want that the limit was passed", stats.Failed(), err)
+	}
 }
 
 func BenchmarkTake(b *testing.B) {
@@ -515,7 +520,7 @@ func BenchmarkExpression(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, ok := x.eval(e); !ok {
-			b.Fatal(e.failed)
+			b.Fatal(r.Stats.Failed())
 		}
 	}
 }

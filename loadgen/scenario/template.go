@@ -17,14 +17,13 @@ import (
 // env is what a template can ask for while one call is made. It belongs to the
 // source's goroutine.
 type env struct {
-	s      *Scenario
-	run    *run
-	v      *visit
-	rand   draw.Rand // at the content of this step
-	draft  population.Draft
-	to     []population.User
-	it     string // the element of an $each
-	failed error  // the first expression that failed
+	s     *Scenario
+	run   *run
+	v     *visit
+	rand  draw.Rand // at the content of this step
+	draft population.Draft
+	to    []population.User
+	it    string // the element of an $each
 }
 
 // A piece appends a part of a text.
@@ -227,9 +226,7 @@ func (x *expression) eval(e *env) (any, bool) {
 	}
 	out, _, err := x.program.Eval(in)
 	if err != nil {
-		if e.failed == nil {
-			e.failed = fmt.Errorf("expression %q: %w", x.text, err)
-		}
+		e.run.Stats.fail(fmt.Errorf("expression %q: %w", x.text, err))
 		return nil, false
 	}
 	return out.Value(), true

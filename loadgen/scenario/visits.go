@@ -39,8 +39,6 @@ type visits struct {
 	free  []*visit
 	steps draw.Rand
 	env   env
-
-	passed uint64 // steps passed over for want of something to work on
 }
 
 func (s *Scenario) source(r *run, index, total int) (*visits, error) {
@@ -101,7 +99,7 @@ func (v *visits) goOn(x *visit) {
 			heap.Push(&v.due, x)
 			return
 		}
-		v.passed++
+		v.run.Stats.passed.Add(1)
 	}
 }
 
