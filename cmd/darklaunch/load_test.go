@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
@@ -119,6 +120,15 @@ func TestLoadCallsEveryTargetAndJudges(t *testing.T) {
 	reflection.Register(g)
 	go g.Serve(l)
 	defer g.Stop()
+	ls, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gs := grpc.NewServer(grpc.Creds(credentials.NewServerTLSFromCert(&secure.TLS.Certificates[0])))
+	healthpb.RegisterHealthServer(gs, health.NewServer())
+	reflection.Register(gs)
+	go gs.Serve(ls)
+	defer gs.Stop()
 	check := "grpc " + l.Addr().String() + " --call grpc.health.v1.Health/Check"
 
 	for _, tc := range []struct {
@@ -140,6 +150,7 @@ func TestLoadCallsEveryTargetAndJudges(t *testing.T) {
 		{"TLS", "http " + secure.URL + quick + " --insecure", 0, "", 30},
 		{"HTTP/2", "http " + secure.URL + quick + " --insecure --http2", 0, "", 30},
 		{"grpc by reflection", check + quick + ` --data {"service":""}`, 0, "", 30},
+		{"grpc by TLS", "grpc https://" + ls.Addr().String() + " --call grpc.health.v1.Health/Check --insecure" + quick, 0, "", 30},
 		{"grpc status", check + quick + ` --data {"service":"unknown"} --objective errors<1%`, 10, "errors<1%: 100%", 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
