@@ -203,6 +203,12 @@ func TestLoadRunSharesAPlan(t *testing.T) {
 			t.Fatalf("got %d, %s", code, stderr)
 		}
 	}
+	// The same name and rate, but other calls: another plan.
+	another := writeScenario(t, fmt.Sprintf(short, "robot", "100/s")+"mix: {send: 0}\n")
+	start(t, strings.Fields("load run "+another+" --target "+addr+" --index 1 --total 2 --json "+filepath.Join(dir, "other"))...).end()
+	if code, _, stderr := start(t, "load", "merge", files[0], filepath.Join(dir, "other")).end(); code != exitUsage || !strings.Contains(stderr, "ran plan") {
+		t.Errorf("got %d, %q, want that plans differ", code, stderr)
+	}
 	_, all, text := endLoad(t, "merge "+strings.Join(files, " "))
 	if all == nil || *all.Planned != 60 || len(all.Workers) != 2 || all.Workers[0].Sent < 20 {
 		t.Errorf("got %+v, %s, want the 60 calls of the plan, about half from each", all, text)

@@ -3,6 +3,7 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"hash"
 	"io/fs"
 	"path"
 	"strings"
@@ -132,7 +133,8 @@ type reader struct {
 	files   fs.FS
 	schema  []byte
 	file    file
-	sources []source // the last has the last word
+	sources []source  // the last has the last word
+	digest  hash.Hash // of all their text
 }
 
 // maxExtends bounds how deep scenarios extend each other.
@@ -174,6 +176,7 @@ func (r *reader) read(name string, depth int) error {
 		return fmt.Errorf("%s:%w", name, err)
 	}
 	r.sources = append(r.sources, source{name, root})
+	r.digest.Write(text)
 	return nil
 }
 

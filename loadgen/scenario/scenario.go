@@ -20,6 +20,8 @@
 package scenario
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -51,6 +53,7 @@ type Scenario struct {
 	Objectives []loadgen.Objective
 
 	file      file
+	digest    string // of the files' text
 	ops       []op
 	vars      map[string]int
 	mix       *population.Mix
@@ -112,7 +115,7 @@ func (o *op) uses(t *template) {
 // most the key and what was expected; one that a file is not there wraps
 // fs.ErrNotExist.
 func Load(files fs.FS, name string, schema []byte) (*Scenario, error) {
-	r := &reader{files: files, schema: schema}
+	r := &reader{files: files, schema: schema, digest: sha256.New()}
 	if err := r.read(name, 0); err != nil {
 		return nil, err
 	}
@@ -124,6 +127,7 @@ func Load(files fs.FS, name string, schema []byte) (*Scenario, error) {
 	if f.Population.Prefix != nil {
 		s.prefix = *f.Population.Prefix
 	}
+	s.digest = hex.EncodeToString(r.digest.Sum(nil)[:8])
 	for _, step := range []func(*reader) error{s.compileArrivals, s.compileContent, s.compileWalk, s.compileOps} {
 		if err := step(r); err != nil {
 			return nil, err
@@ -615,7 +619,7 @@ func (s *Scenario) Config(addr string, r Run) (loadgen.Config, error) {
 		return loadgen.Config{}, err
 	}
 	t := &s.file.Target
-	cfg := loadgen.Config{Scenario: s.Name, Seed: r.Seed, Objectives: slices.Clone(s.Objectives)}
+	cfg := loadgen.Config{Scenario: s.Name, Digest: s.digest, Seed: r.Seed, Objectives: slices.Clone(s.Objectives)}
 	cfg.Transport = transport.Config{Protocol: s.protocol(), Addr: addr, Conns: t.Conns, Streams: t.Streams, PerUser: t.PerUser, CallsPerConn: t.CallsPerConn}
 	arrivals := 0.0
 	for _, span := range x.plan.Spans() {
