@@ -92,6 +92,7 @@ func readRequest(c net.Conn) bool {
 }
 
 func TestLoadCallsEveryTargetAndJudges(t *testing.T) {
+	t.Parallel()
 	var served atomic.Int64
 	good := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		served.Add(1)
@@ -190,6 +191,7 @@ func TestLoadCallsEveryTargetAndJudges(t *testing.T) {
 // TestLoadOutlivesBadTargets meets everything that a target may do wrong: each is
 // told from the others, counted, and bounded in time.
 func TestLoadOutlivesBadTargets(t *testing.T) {
+	t.Parallel()
 	never := make(chan struct{})
 	t.Cleanup(func() { close(never) }) // when the parallel cases have ended
 	refused, err := net.Listen("tcp", "127.0.0.1:0")
@@ -267,6 +269,7 @@ func TestLoadOutlivesBadTargets(t *testing.T) {
 }
 
 func TestLoadRefusesWhatMakesNoSense(t *testing.T) {
+	t.Parallel()
 	bad := filepath.Join(t.TempDir(), "bad")
 	if err := os.WriteFile(bad, []byte("{{{"), 0o600); err != nil {
 		t.Fatal(err)
@@ -328,6 +331,7 @@ func TestLoadRefusesWhatMakesNoSense(t *testing.T) {
 
 // TestLoadInterrupted ends a long load by SIGINT: what there was by then is told.
 func TestLoadInterrupted(t *testing.T) {
+	t.Parallel()
 	var served atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
 	defer s.Close()
@@ -351,6 +355,7 @@ func TestLoadInterrupted(t *testing.T) {
 
 // TestLoadMetrics reads the metrics of a run that goes on.
 func TestLoadMetrics(t *testing.T) {
+	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer s.Close()
 	r := start(t, strings.Fields("load http "+s.URL+" --rate 200/s --for 1h --metrics 127.0.0.1:0")...)
@@ -376,6 +381,7 @@ func TestLoadMetrics(t *testing.T) {
 
 // TestLoadMerge merges a result with a copy of itself as another worker would have written it.
 func TestLoadMerge(t *testing.T) {
+	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer s.Close()
 	_, one, text := endLoad(t, "http "+s.URL+quick)
@@ -406,6 +412,7 @@ func TestLoadMerge(t *testing.T) {
 
 // TestGeneratorLimited tells a machine that falls further and further behind from one that stalled once.
 func TestGeneratorLimited(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name           string
 		lagP50, lagMax float64

@@ -149,6 +149,7 @@ const hurry = `session: {think: {lognormal: {median: 5ms, sigma: 1, max: 20ms}}}
 // TestLoadRunMessages plays the built-in scenarios against a service that checks
 // what it is sent.
 func TestLoadRunMessages(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"messages-chat", "messages-mail", "robot"} {
 		t.Run(name, func(t *testing.T) {
 			m, addr := serveMailboxes(t)
@@ -188,9 +189,10 @@ func TestLoadRunMessages(t *testing.T) {
 
 // TestLoadRunSharesAPlan has two workers begin together, and merges what they made.
 func TestLoadRunSharesAPlan(t *testing.T) {
+	t.Parallel()
 	_, addr := serveMailboxes(t)
 	file := writeScenario(t, fmt.Sprintf(short, "robot", "100/s"))
-	begin := time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339)
+	begin := time.Now().Add(5 * time.Second).UTC().Format(time.RFC3339)
 	dir := t.TempDir()
 	var workers []*running
 	var files []string
@@ -216,6 +218,7 @@ func TestLoadRunSharesAPlan(t *testing.T) {
 }
 
 func TestLoadPlan(t *testing.T) {
+	t.Parallel()
 	for _, name := range scenarios.Names() {
 		code, stdout, stderr := start(t, "load", "plan", name, "--json", "-").end()
 		var r planResult
@@ -243,6 +246,7 @@ func TestLoadPlan(t *testing.T) {
 }
 
 func TestLoadRunRefusesWhatMakesNoSense(t *testing.T) {
+	t.Parallel()
 	bad := writeScenario(t, "apiVersion: load/v1\nextends: robot\nops:\n  list: {rpc: messages.v1.Messages/Lits}\n")
 	target := " --target 127.0.0.1:1"
 	for _, tc := range []struct {
