@@ -53,12 +53,13 @@ func eachWay(t *testing.T, test func(*testing.T, variant)) {
 
 // rig is a Relay between a test's clients and the test as live.
 type rig struct {
-	t    *testing.T
-	v    variant
-	r    *Relay
-	live net.Listener
-	reg  *prometheus.Registry
-	ca   *authority
+	t         *testing.T
+	v         variant
+	r         *Relay
+	live      net.Listener
+	plainLive net.Listener // under live, if that is TLS
+	reg       *prometheus.Registry
+	ca        *authority
 
 	observers chan *recorder
 	stop      func() // ends Run and waits for it; may be repeated
@@ -72,7 +73,7 @@ func newRig(t *testing.T, v variant, edit func(*rig, *Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.live = ln
+	g.live, g.plainLive = ln, ln
 	cfg := Config{
 		Front: "f", Listen: "127.0.0.1:0", Live: []string{ln.Addr().String()}, Portable: v.portable, Loops: 2,
 		DialTimeout: patience, HandshakeTimeout: patience, DrainTimeout: 20 * time.Millisecond, Metrics: NewMetrics(g.reg, "f"),
