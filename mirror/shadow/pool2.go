@@ -1,0 +1,202 @@
+package shadow
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pool2 holds the HTTP/2 connections. Calls go to the first that has room, so
+// that those that are due together are written together; another is made when
+// none has.
+type pool2 struct {
+	mu      sync.Mutex
+	conns   []*conn2
+	dialing *dialing
+	closed  bool
+
+	waiting atomic.Int32  // calls that wait for room
+	freed   chan struct{} // of one; there may be room
+	running sync.WaitGroup
+}
+
+// dialing is a connect that several calls wait for.
+type dialing struct {
+	done chan struct{}
+	err  error // once done
+}
+
+// call2 makes one call over HTTP/2. begin is as for Send.
+func (b *Backend) call2(c *Call, s *scratch, a *Answer, begin func() bool) error {
+	conn, err := b.http2.reserve(b)
+	a.Sent = time.Now()
+	if err != nil {
+		if !begin() {
+			return ErrDropped
+		}
+		a.Err = err
+		return nil
+	}
+	if !begin() {
+		conn.unreserve()
+		return ErrDropped
+	}
+	a.Err = conn.call(b, c, s, a)
+	return nil
+}
+
+// reserve returns a connection on which a stream is reserved. It waits for one
+// to be made, or for a stream to end, for as long as a connect and a call may take.
+func (p *pool2) reserve(b *Backend) (*conn2, error) {
+	if c := p.find(); c != nil {
+		return c, nil
+	}
+	t := time.NewTimer(b.cfg.Timeout)
+	defer t.Stop()
+	p.waiting.Add(1)
+	defer p.waiting.Add(-1)
+	for {
+		if c := p.find(); c != nil {
+			p.notify() // there may be room for another, too
+			return c, nil
+		}
+		d, mine := p.dial(b.cfg.MaxConns2)
+		switch {
+		case mine:
+			var c *conn2
+			c, d.err = p.connect(b)
+			p.dialled(d)
+			return c, d.err
+		case d != nil:
+			if <-d.done; d.err != nil {
+				return nil, d.err
+			}
+			continue
+		}
+		select {
+		case <-p.freed:
+		case <-t.C:
+			return nil, ErrTimeout
+		case <-b.life.Done():
+			return nil, ErrCanceled
+		}
+	}
+}
+
+// find reserves a stream on a connection that has room.
+func (p *pool2) find() *conn2 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		c.mu.Lock()
+		ok := c.room()
+		if ok {
+			c.reserved++
+		}
+		c.mu.Unlock()
+		if ok {
+			return c
+		}
+	}
+	return nil
+}
+
+// unreserve gives back a stream that was not opened.
+func (c *conn2) unreserve() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved--
+	c.leave()
+	c.freed()
+}
+
+// dial returns the connect under way, or one that is the caller's to make, or
+// nil if there may be no more connections. Those that take no more calls count
+// until their last one ends.
+func (p *pool2) dial(most int) (d *dialing, mine bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dialing != nil {
+		return p.dialing, false
+	}
+	if len(p.conns) >= most {
+		return nil, false
+	}
+	p.dialing = &dialing{done: make(chan struct{})}
+	return p.dialing, true
+}
+
+func (p *pool2) dialled(d *dialing) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dialing = nil
+	close(d.done)
+}
+
+// connect adds a connection and reserves a stream on it: who made it makes a
+// call on it, so that one which the peer ends at once is not made in vain.
+func (p *pool2) connect(b *Backend) (*conn2, error) {
+	raw, err := b.dial(true)
+	if err != nil {
+		return nil, err
+	}
+	c := newConn2(raw, b.cfg.MaxStreams, b.cfg.MaxHead, p.notify)
+	c.reserved = 1
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		raw.Close()
+		return nil, ErrCanceled
+	}
+	p.conns = append(p.conns, c)
+	p.running.Go(func() {
+		c.readAll()
+		p.remove(c)
+	})
+	return c, nil
+}
+
+func (p *pool2) remove(gone *conn2) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, c := range p.conns {
+		if c == gone {
+			p.conns = append(p.conns[:i], p.conns[i+1:]...)
+			break
+		}
+	}
+	p.notify()
+}
+
+// notify wakes one call that waits for room.
+func (p *pool2) notify() {
+	if p.waiting.Load() > 0 {
+		select {
+		case p.freed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (p *pool2) sweep(now time.Time, cfg *Config) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		if c.sweep(now, cfg.Timeout, cfg.IdleTimeout) {
+			p.running.Go(c.flush) // the call that would have written is gone
+		}
+	}
+}
+
+// close cancels all calls and waits for the connections to end.
+func (p *pool2) close() {
+	p.mu.Lock()
+	p.closed = true
+	for _, c := range p.conns {
+		c.mu.Lock()
+		c.fail(ErrCanceled)
+		c.mu.Unlock()
+	}
+	p.mu.Unlock()
+	p.running.Wait()
+}
