@@ -229,3 +229,23 @@ func BenchmarkFramer(b *testing.B) {
 		})
 	}
 }
+
+// takes is a Sink that takes each exchange, as one does that sends it on.
+type takes struct{ fixed }
+
+func (takes) Done(x *Exchange) {
+	own, ok := x.Take()
+	if !ok {
+		panic("refused")
+	}
+	own.Release()
+}
+
+func BenchmarkTake(b *testing.B) {
+	c := New(Config{}).Conn(takes{fixed(Keep)})
+	request, answer, now := []byte(benchRequest), []byte(benchAnswer(200)), at(1)
+	measure(b, len(request)+len(answer), func() {
+		c.FromClient(now, request)
+		c.FromLive(now, answer)
+	})
+}

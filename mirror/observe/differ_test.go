@@ -305,7 +305,7 @@ func TestAccessLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines, requests := 0, 0
+	lines, read, requests := 0, 0, 0
 	for line := range bytes.Lines(data) {
 		_, rest, _ := strings.Cut(string(line), `"`)
 		request, rest, ok := strings.Cut(rest, `" `)
@@ -313,6 +313,10 @@ func TestAccessLog(t *testing.T) {
 			t.Fatalf("no request line in %q", line)
 		}
 		lines++
+		if testing.Short() && lines%10 != 0 {
+			continue // the long run reads it
+		}
+		read++
 		_, agent, _ := strings.Cut(strings.TrimRight(rest, "\"\n"), `" "`)
 		data := request + "\r\nHost: semicomplete.com\r\nUser-Agent: " + agent + "\r\n\r\n"
 		if err := differ(New(Config{}), data, ok3); err != nil {
@@ -325,9 +329,9 @@ func TestAccessLog(t *testing.T) {
 			t.Logf("not a request: %q: %v", request, r.rule())
 		}
 	}
-	t.Logf("%d of %d lines are requests", requests, lines)
-	if lines != 10000 || requests < 9990 {
-		t.Errorf("got %d requests in %d lines", requests, lines)
+	t.Logf("%d lines, %d read, %d are requests", lines, read, requests)
+	if lines != 10000 || read < 1000 || requests < read*999/1000 {
+		t.Errorf("got %d requests in %d lines of %d", requests, read, lines)
 	}
 }
 

@@ -40,7 +40,6 @@ type Exchange struct {
 	announced  bool // Sink.Request was called
 	final      bool // the final answer header came
 	refusable  bool // Broken is the request's fault: live must not serve it
-	http10     bool // the request speaks HTTP/1.0
 	expects    bool // the request waits for 100 (Continue)
 	upgrades   bool // the request offers another protocol
 	headOnly   bool // HEAD: the answer has no body whatever it says
@@ -97,7 +96,8 @@ func (f *Fields) All() iter.Seq2[[]byte, []byte] {
 }
 
 // Get returns the value of the first field called name, which must be given in
-// lower case, and whether there is one.
+// lower case, and whether there is one. A field may come several times, and
+// HTTP/2 clients split Cookie (RFC 9113 §8.2.3): All yields each.
 func (f *Fields) Get(name string) ([]byte, bool) {
 	for _, e := range f.list {
 		if foldEqual(f.text[e.name.from:e.name.to], name) {

@@ -240,7 +240,7 @@ func (c *Conn) requestLine(h *half, s span) bool {
 	switch version := line[j+1:]; {
 	case string(version) == "HTTP/1.1":
 	case string(version) == "HTTP/1.0":
-		h.head.http10, x.http10 = true, true
+		h.head.http10 = true
 	case c.breaks(Client, c.first1(Client, h, Version, line)):
 		return false
 	}

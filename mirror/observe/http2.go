@@ -40,10 +40,11 @@ type flow struct {
 
 	// The field block being read, if inBlock.
 	inBlock  bool
-	block    []byte // fragments of a block that CONTINUATION ends
-	blockOf  uint32 // stream
-	blockEnd bool   // END_STREAM
-	promise  bool   // the block is a PUSH_PROMISE's
+	block    []byte    // fragments of a block that CONTINUATION ends
+	blockOf  uint32    // stream
+	blockEnd bool      // END_STREAM
+	promise  bool      // the block is a PUSH_PROMISE's
+	began    time.Time // when its first frame began
 
 	dec  *hpack.Decoder
 	list fieldList
@@ -111,6 +112,9 @@ func (c *Conn) feed2(side Side, now time.Time, p []byte) {
 	f := &c.h2.from[side]
 	for c.state == speaksHTTP2 {
 		if f.got < frameHeader {
+			if f.got == 0 && !f.inBlock {
+				f.began = now
+			}
 			n := copy(f.at[f.got:], p)
 			f.got += n
 			p = p[n:]
@@ -454,8 +458,12 @@ func (c *Conn) goaway(last uint32) {
 		return
 	}
 	c.h2.goaway = last
-	for x := c.last; x != nil && x.Stream > last && c.state != over; x = c.last {
-		c.finish2(x, Refused)
+	for x := c.last; x != nil && x.Stream > last; x = c.last {
+		o := Refused
+		if x.final { // it was processed, whatever live says now
+			o = c.cutOutcome(x, Live)
+		}
+		c.finish2(x, o)
 	}
 }
 
@@ -537,22 +545,19 @@ func (c *Conn) blockPart(side Side, f *flow, now time.Time, p []byte) bool {
 	if r != 0 && c.breaks(side, r) {
 		return false
 	}
+	if side == Client && f.blockOf > c.h2.newest {
+		return c.opening(f, now, p)
+	}
 	x := c.h2.streams[f.blockOf]
+	if x == nil || f.promise {
+		return c.stray(side, f, p)
+	}
 	var dst *Fields
-	opens := side == Client && f.blockOf > c.h2.newest
 	switch {
-	case opens:
-		c.h2.newest = f.blockOf
-		x = c.open(HTTP2, now)
-		x.Stream = f.blockOf
-		x.Request.declared, x.Answer.declared = -1, -1
-		c.h2.streams[f.blockOf] = x
-		dst = &x.Request.Header
-	case f.promise || x == nil: // only HPACK's state matters
 	case side == Live && !x.final:
 		dst = &x.Answer.Header
 		dst.reset()
-		x.Answer.First = now
+		x.Answer.First = f.began
 	case x.message(side).Trailer.size > 0:
 		c.spoil(x, side, H2Message) // a third field section
 	default:
@@ -561,26 +566,55 @@ func (c *Conn) blockPart(side Side, f *flow, now time.Time, p []byte) bool {
 	if !c.decode(side, f, p, dst) || dst != nil && !c.charge(side, x, dst) {
 		return false
 	}
-	switch {
-	case f.promise || x == nil:
-		return true
-	case opens:
-		c.request2(f, x)
-	case dst == &x.Answer.Header:
+	if dst == &x.Answer.Header {
 		c.answer2(f, x)
-	default:
+	} else {
 		c.trailer2(side, f, x)
 	}
-	if c.state == speaksHTTP2 && !c.agrees(x) {
+	if !c.agrees(x) {
 		return false
 	}
-	if c.state == speaksHTTP2 && f.blockEnd && c.h2.streams[x.Stream] == x {
+	if f.blockEnd {
 		c.end2(side, x, now)
 	}
 	return c.state != over
 }
 
-// decode decodes a field block into dst; nil follows the tables alone.
+// opening reads a field block that opens a stream.
+func (c *Conn) opening(f *flow, now time.Time, p []byte) bool {
+	c.h2.newest = f.blockOf
+	x := c.open(HTTP2, f.began)
+	x.Stream = f.blockOf
+	x.Request.declared, x.Answer.declared = -1, -1
+	c.h2.streams[x.Stream] = x
+	if !c.decode(Client, f, p, &x.Request.Header) || !c.charge(Client, x, &x.Request.Header) {
+		return false
+	}
+	c.request2(&f.list, x)
+	switch {
+	case x.Stream > c.h2.goaway:
+		c.finish2(x, Refused)
+	case f.blockEnd:
+		c.end2(Client, x, now)
+	}
+	return c.state != over
+}
+
+// stray reads a field block of no exchange: a promise, or one that crossed the
+// end of its stream. HPACK needs it. A request on a stream that is closed is
+// none that live may serve, but one that we would miss.
+func (c *Conn) stray(side Side, f *flow, p []byte) bool {
+	var unused Fields
+	if !c.decode(side, f, p, &unused) {
+		return false
+	}
+	if side == Client && f.list.seen != 0 {
+		return !c.breaks(side, H2StreamID)
+	}
+	return true
+}
+
+// decode decodes a field block into dst; nil follows the table alone.
 func (c *Conn) decode(side Side, f *flow, p []byte, dst *Fields) bool {
 	f.list.start(dst)
 	f.dec.SetEmitEnabled(dst != nil)
@@ -646,24 +680,21 @@ func prefixInt(p []byte, bits uint) (uint64, int) {
 }
 
 // request2 acts on a complete request header.
-func (c *Conn) request2(f *flow, x *Exchange) {
-	l := &f.list
+func (c *Conn) request2(l *fieldList, x *Exchange) {
 	x.method, x.scheme, x.authority, x.target = l.pseudo[pMethod], l.pseudo[pScheme], l.pseudo[pAuthority], l.pseudo[pPath]
 	x.headOnly = string(x.Method()) == "HEAD"
 	x.Request.declared = l.length
 	x.tunnel = string(x.Method()) == "CONNECT"
-	if !x.tunnel {
-		if r := l.request(x); r != 0 {
-			c.spoil(x, Client, r)
-		}
+	if x.tunnel {
+		return
 	}
-	switch {
-	case f.blockOf > c.h2.goaway:
-		c.finish2(x, Refused)
-	case !x.tunnel && x.Broken == 0:
-		if l.pseudo[pAuthority].to == 0 {
-			x.authority = l.host
-		}
+	if r := l.request(x); r != 0 {
+		c.spoil(x, Client, r)
+	}
+	if l.seen&(1<<pAuthority) == 0 {
+		x.authority = l.host
+	}
+	if x.Broken == 0 && x.Stream <= c.h2.goaway {
 		c.announce(x)
 	}
 }

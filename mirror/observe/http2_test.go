@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -180,6 +181,10 @@ func TestHTTP2(t *testing.T) {
 			t.flush()
 			t.client.headers(7, true, get2...)
 		}, []string{"POST /p refused", "POST /p refused", "GET /g?q 200 complete"}, 0},
+		{"goaway from what was begun", func(t *talk) {
+			t.client.headers(1, true, get2...)
+			t.live.headers(1, false, ok2...).fr.WriteGoAway(0, http2.ErrCodeInternal, nil)
+		}, []string{"GET /g?q 200 live_aborted"}, 0},
 		{"client's goaway", func(t *talk) {
 			t.client.headers(1, true, get2...).fr.WriteGoAway(0, http2.ErrCodeNo, nil)
 			t.live.headers(1, true, ok2...)
@@ -432,6 +437,13 @@ func TestHTTP2Rules(t *testing.T) {
 		{"goaway on a stream", func(t *talk) { raw(t.live.fr, 7, 0, 1, 8) }, H2StreamID},
 		{"data on an idle stream", func(t *talk) { t.client.data(1, false, "x") }, H2StreamID},
 		{"data on no stream", func(t *talk) { t.client.data(0, false, "x") }, H2StreamID},
+		{"closed stream opened again", func(t *talk) {
+			t.client.headers(1, true, get2...)
+			t.live.headers(1, true, ok2...)
+			t.flush()
+			t.client.headers(1, true, get2...)
+		}, H2StreamID},
+		{"skipped stream opened", func(t *talk) { t.client.headers(3, true, get2...).headers(1, true, get2...) }, H2StreamID},
 		{"answer to nothing", func(t *talk) { t.live.headers(1, true, ok2...) }, H2StreamID},
 		{"header on no stream", func(t *talk) { t.client.headers(0, true, get2...) }, H2StreamID},
 		{"even stream", func(t *talk) { t.client.headers(2, true, get2...) }, H2StreamID},
@@ -921,8 +933,11 @@ func script(ops []byte) []event {
 // TestHTTP2Script compares conversations that are mostly right.
 func TestHTTP2Script(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	compared := 0
-	for range 1000 {
+	count, compared := 1000, 0
+	if testing.Short() {
+		count = 200
+	}
+	for range count {
 		ops := make([]byte, 20+rng.IntN(180))
 		for i := range ops {
 			ops[i] = byte(rng.Uint32())
@@ -936,7 +951,7 @@ func TestHTTP2Script(t *testing.T) {
 		splitInvariant(t, events)
 	}
 	t.Logf("%d exchanges compared", compared)
-	if compared < 200 {
+	if compared < count/5 {
 		t.Errorf("only %d exchanges were compared", compared)
 	}
 }
@@ -973,5 +988,37 @@ func TestDiffer2Catches(t *testing.T) {
 		if differ2(o, talk.client.take(), talk.live.take()) == nil {
 			t.Errorf("an observer without rule %v is not caught", name)
 		}
+	}
+}
+
+// A message is timed from the first byte of its header to its last one.
+func TestTimes(t *testing.T) {
+	talk := newTalk()
+	talk.events = talk.events[:0]
+	talk.client.fr.WriteSettings()
+	talk.live.fr.WriteSettings()
+	talk.client.headers(1, false, post2...).data(1, true, "ab")
+	talk.live.headers(1, false, ":status", "103").headers(1, false, ok2...).data(1, false, "ab").headers(1, true, "t", "u")
+	r := &recorder{}
+	c := New(Config{}).Conn(r)
+	second, interim := 0, 0
+	for _, part := range []struct {
+		feed func(time.Time, []byte)
+		data string
+	}{{c.FromClient, clientPreface + talk.client.take()}, {c.FromLive, talk.live.take()}} {
+		for i := range part.data {
+			second++
+			part.feed(at(second), []byte(part.data[i:i+1]))
+		}
+		if interim == 0 {
+			interim = second
+		}
+	}
+	x := r.done[0]
+	// Preface 24, SETTINGS 9, then the header; live: SETTINGS 9, a header of 9+4.
+	got := [...]int64{x.Request.First, x.Request.Last, x.Answer.First - int64(interim), x.Answer.Last}
+	want := [...]int64{24 + 9 + 1, int64(interim), 9 + 9 + 4 + 1, int64(second)}
+	if got != want {
+		t.Errorf("got times %d, want %d", got, want)
 	}
 }

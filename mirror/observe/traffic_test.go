@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -30,7 +28,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// This file observes real clients and servers: net/http, x/net/http2, grpc-go.
+// This file observes real clients and servers: net/http and grpc-go.
 
 // wire is a relay as small as it can be, with an observer on each connection.
 type wire struct {
@@ -138,8 +136,8 @@ type call struct {
 	interim, expect bool
 }
 
-// TestRealHTTP sends varied requests with net/http's and x/net's clients and
-// servers, and holds what was observed against what both ends saw.
+// TestRealHTTP sends varied requests with net/http's client and server,
+// and holds what was observed against what both ends saw.
 func TestRealHTTP(t *testing.T) {
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2"} {
 		t.Run(proto, func(t *testing.T) { testRealHTTP(t, proto == "HTTP/2") })
@@ -190,28 +188,18 @@ func testRealHTTP(t *testing.T, h2 bool) {
 	}
 	sink := &recorder{mode: Keep}
 	wire := newWire(t, live, sink)
-	var rt http.RoundTripper
-	var stop func()
-	if h2 {
-		stop = serveHTTP2(live, handler)
-		tr := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		}}
-		rt = tr
-		defer tr.CloseIdleConnections()
-	} else {
-		s := &http.Server{Handler: handler}
-		go s.Serve(live)
-		stop = func() { s.Close() }
-		tr := &http.Transport{ExpectContinueTimeout: time.Second}
-		rt = tr
-		defer tr.CloseIdleConnections()
-	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(!h2)
+	protocols.SetUnencryptedHTTP2(h2)
+	server := &http.Server{Handler: handler, Protocols: protocols}
+	var serving sync.WaitGroup
+	serving.Go(func() { server.Serve(live) })
+	rt := &http.Transport{Protocols: protocols, ExpectContinueTimeout: time.Second}
 
 	rng := rand.New(rand.NewPCG(1, 2))
 	count := 400
 	if testing.Short() {
-		count = 120
+		count = 60
 	}
 	var wg sync.WaitGroup
 	queue := make(chan func())
@@ -273,13 +261,9 @@ func testRealHTTP(t *testing.T, h2 bool) {
 	}
 	close(queue)
 	wg.Wait()
-	switch tr := rt.(type) {
-	case *http.Transport:
-		tr.CloseIdleConnections()
-	case *http2.Transport:
-		tr.CloseIdleConnections()
-	}
-	stop()
+	rt.CloseIdleConnections()
+	server.Close()
+	serving.Wait()
 	seen := wire.wait(t)
 	if len(seen) != count {
 		t.Errorf("observed %d calls of %d", len(seen), count)
@@ -308,34 +292,6 @@ func testRealHTTP(t *testing.T, h2 bool) {
 		}
 	}
 	t.Logf("outcomes: %v", outcomes)
-}
-
-// serveHTTP2 serves h2c with x/net, and returns what stops it.
-func serveHTTP2(l net.Listener, h http.Handler) func() {
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns = append(conns, c)
-			mu.Unlock()
-			wg.Go(func() { new(http2.Server).ServeConn(c, &http2.ServeConnOpts{Handler: h}) })
-		}
-	})
-	return func() {
-		l.Close()
-		mu.Lock()
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	}
 }
 
 // echo is a gRPC service of one unary and one bidirectional method.
@@ -386,7 +342,8 @@ func TestRealGRPC(t *testing.T) {
 	}
 	server := grpc.NewServer()
 	server.RegisterService(&echo, nil)
-	go server.Serve(live)
+	var serving sync.WaitGroup
+	serving.Go(func() { server.Serve(live) })
 
 	// The gRPC view of an exchange, read while it may be.
 	type view struct {
@@ -418,7 +375,7 @@ func TestRealGRPC(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	count := 300
 	if testing.Short() {
-		count = 80
+		count = 50
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 8)
@@ -482,6 +439,7 @@ func TestRealGRPC(t *testing.T) {
 	wg.Wait()
 	conn.Close()
 	server.GracefulStop()
+	serving.Wait()
 	seen := wire.wait(t)
 	if len(seen) != count {
 		t.Errorf("observed %d calls of %d", len(seen), count)
