@@ -88,9 +88,10 @@ type attempt struct {
 func (m *Mirror) attempt(l leg, begun *bool) attempt {
 	m.at(stageSend)
 	judged := false
-	o := shadow.NewOutcome()
+	b := l.p.front.backends[l.role]
+	o := b.NewOutcome()
 	defer o.Release()
-	err := l.p.front.backends[l.role].Send(l.p.call(), func() (ok bool) {
+	err := b.Send(l.p.call(), func() (ok bool) {
 		judged, ok = m.lanes.Sent(&l.p.copy, l.role)
 		*begun = ok
 		return ok

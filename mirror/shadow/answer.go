@@ -246,12 +246,11 @@ type Outcome struct {
 	Stopped bool
 
 	free []*Answer
+	pool *sync.Pool
 }
 
-var outcomes = sync.Pool{New: func() any { return new(Outcome) }}
-
-// NewOutcome returns an Outcome for Send.
-func NewOutcome() *Outcome { return outcomes.Get().(*Outcome) }
+// NewOutcome returns an Outcome for b's Send.
+func (b *Backend) NewOutcome() *Outcome { return b.outcomes.Get().(*Outcome) }
 
 // Release gives back o's memory. Nothing of it may be used afterwards.
 func (o *Outcome) Release() {
@@ -262,7 +261,7 @@ func (o *Outcome) Release() {
 		o.free = append(o.free, o.Answers...)
 	}
 	o.Answers, o.Stopped = o.Answers[:0], false
-	outcomes.Put(o)
+	o.pool.Put(o)
 }
 
 // next appends an empty answer.

@@ -163,7 +163,7 @@ func BenchmarkSend(b *testing.B) {
 			go func() { ended <- back.Run(ctx) }()
 			cp := &Copy{Calls: []Call{t.call}, Key: 1}
 			measure(b, func() error {
-				o := NewOutcome()
+				o := back.NewOutcome()
 				defer o.Release()
 				if err := back.Send(cp, begun, o); err != nil {
 					return err

@@ -2,6 +2,7 @@ package shadow
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -137,7 +138,7 @@ func (b *Backend) call1(c *Call, s *scratch, a *Answer, begin func() bool) error
 	a.Sent = time.Now()
 	conn := b.http1.take(a.Sent)
 	if conn == nil {
-		raw, err := b.dial(false)
+		raw, err := b.connect1()
 		if err == nil {
 			conn = &conn1{conn: raw}
 			if !b.http1.add(conn) {
@@ -172,6 +173,12 @@ func (b *Backend) call1(c *Call, s *scratch, a *Answer, begin func() bool) error
 	}
 	a.Err = err
 	return nil
+}
+
+func (b *Backend) connect1() (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(b.life, b.cfg.ConnectTimeout)
+	defer cancel()
+	return b.dial(ctx, false)
 }
 
 // wholeWrite is the size from which a body is written beside reading: up to it
@@ -323,7 +330,7 @@ func cut(err error) error {
 }
 
 // read1 reads the answer to c.
-func read1(conn net.Conn, c *Call, s *scratch, a *Answer) (reusable bool, err error) {
+func read1(conn io.Reader, c *Call, s *scratch, a *Answer) (reusable bool, err error) {
 	r := &s.in
 	r.conn, r.r, r.w = conn, 0, 0
 	keepAlive, err := r.head(a)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"runtime"
 	"sync"
@@ -22,14 +23,13 @@ const (
 	streamWindow = 1 << 20
 	connWindow   = 16 << 20
 	// The protocol's own (RFC 9113 §6.5.2, §6.9.2).
-	firstWindow   = 65535
-	minFrame      = 16384
-	maxFrame      = 1<<24 - 1
-	maxWindow     = 1<<31 - 1
-	maxStreamID   = 1<<31 - 1
-	frameHeader   = 9
-	maxTable      = 4096
-	assumeStreams = 100 // until the peer says how many it takes
+	firstWindow = 65535
+	minFrame    = 16384
+	maxFrame    = 1<<24 - 1
+	maxWindow   = 1<<31 - 1
+	maxStreamID = 1<<31 - 1
+	frameHeader = 9
+	maxTable    = 4096
 	// maxIdleFrames bounds the frames of a peer that move nothing, one after
 	// another: PING, SETTINGS, PRIORITY, and what comes for a stream that is over.
 	maxIdleFrames = 4096
@@ -43,7 +43,8 @@ const (
 // what they have by themselves, and whoever finds nobody writing writes for all.
 type conn2 struct {
 	conn  net.Conn
-	limit int // streams that we open at most
+	limit int           // streams that we open at most
+	ready chan struct{} // closed when the peer's first SETTINGS came, or it will not
 	read  *batchReader
 	br    *bufio.Reader
 	frame *http2.Framer
@@ -68,6 +69,7 @@ type conn2 struct {
 	firstWindow  int64  // what we may send on a new stream
 	maxFrame     int    // largest frame that the peer takes
 	maxStreams   uint32 // that the peer takes
+	settled      bool   // its first SETTINGS came
 	blocked      int    // streams that wait for a window, or to be written
 	unannounced  int64  // read and not given back to the connection's window
 	idleFrames   int
@@ -96,13 +98,9 @@ type stream struct {
 	wake    chan struct{} // of one; window, room to write, or over
 }
 
-var streamPool = sync.Pool{New: func() any {
-	return &stream{done: make(chan error, 1), wake: make(chan struct{}, 1)}
-}}
-
 // batchReader notes when bytes came.
 type batchReader struct {
-	conn net.Conn
+	conn io.Reader
 	now  time.Time
 }
 
@@ -119,7 +117,7 @@ func newConn2(conn net.Conn, limit, head int, freed func()) *conn2 {
 	c := &conn2{
 		conn: conn, limit: limit, read: read, br: br, frame: http2.NewFramer(io.Discard, br),
 		streams: map[uint32]*stream{}, nextID: 1, freed: freed,
-		window: firstWindow, firstWindow: firstWindow, maxFrame: minFrame, maxStreams: assumeStreams,
+		window: firstWindow, firstWindow: firstWindow, maxFrame: minFrame, maxStreams: math.MaxInt32, ready: make(chan struct{}),
 		idleFrom: time.Now(),
 	}
 	c.frame.SetReuseFrames()
@@ -157,31 +155,27 @@ func appendReset(dst []byte, id uint32, code http2.ErrCode) []byte {
 
 // room reports whether another stream may be opened; mu is held.
 func (c *conn2) room() bool {
-	return c.err == nil && !c.leaving && len(c.streams)+c.reserved < min(c.limit, int(c.maxStreams))
+	return c.settled && c.err == nil && !c.leaving && len(c.streams)+c.reserved < min(c.limit, int(min(c.maxStreams, math.MaxInt32)))
 }
 
 // call makes one call on a stream that was reserved.
 func (c *conn2) call(b *Backend, call *Call, s *scratch, a *Answer) error {
-	st := streamPool.Get().(*stream)
+	st := &s.stream
 	*st = stream{conn: c, due: a.Sent.Add(b.cfg.Timeout), grpc: call.GRPC, head: string(call.Method) == "HEAD",
 		answer: a, length: -1, done: st.done, wake: st.wake}
 	rest, err := c.open(st, call, s, b.scheme)
 	if err == nil {
 		c.flush()
-		for len(rest) > 0 || !st.sent {
-			var more bool
-			if rest, more = c.send(st, s, rest); !more {
-				break
-			}
+		for rest != nil {
+			rest = c.send(st, s, rest)
 			c.flush()
 		}
 		err = <-st.done
 	}
 	select {
-	case <-st.wake:
+	case <-st.wake: // one too many, which is not for the next call
 	default:
 	}
-	streamPool.Put(st)
 	return err
 }
 
@@ -331,28 +325,23 @@ func (c *conn2) appendBody(st *stream, s *scratch, p []byte) {
 	st.sent = true
 }
 
-// send appends more of a large body, and waits until it can. more is false
-// when the stream is over.
-func (c *conn2) send(st *stream, s *scratch, rest []byte) (_ []byte, more bool) {
+// send appends more of a large body, and waits until it can. It returns what
+// is left: nil if there is nothing, or if the stream is over.
+func (c *conn2) send(st *stream, s *scratch, rest []byte) []byte {
 	c.mu.Lock()
-	for {
-		if st.over {
-			c.mu.Unlock()
-			return nil, false
-		}
+	defer c.mu.Unlock()
+	for !st.over {
 		n := min(int64(len(rest)), c.window, st.window, int64(maxOut-len(c.out)))
 		switch {
 		case n == int64(len(rest)):
 			c.appendBody(st, s, rest)
-			c.mu.Unlock()
-			return nil, true
+			return nil
 		case n > 0:
 			n = min(n, int64(c.maxFrame))
 			c.window -= n
 			st.window -= n
 			c.out = append(appendFrame(c.out, http2.FrameData, 0, st.id, int(n)), rest[:n]...)
-			c.mu.Unlock()
-			return rest[n:], true
+			return rest[n:]
 		}
 		c.blocked++
 		c.mu.Unlock()
@@ -360,6 +349,7 @@ func (c *conn2) send(st *stream, s *scratch, rest []byte) (_ []byte, more bool) 
 		c.mu.Lock()
 		c.blocked--
 	}
+	return nil
 }
 
 // unblock wakes the streams that wait to send; mu is held.
@@ -448,10 +438,19 @@ func (c *conn2) fail(err error) {
 	}
 	c.err = err
 	c.conn.Close()
+	c.settle()
 	for _, st := range c.streams {
 		c.finish(st, err)
 	}
 	c.freed()
+}
+
+// settle closes ready, once; mu is held.
+func (c *conn2) settle() {
+	if !c.settled {
+		c.settled = true
+		close(c.ready)
+	}
 }
 
 // sweep ends streams that are overdue. It ends the connection if the peer has

@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,26 +135,48 @@ func (p *pool2) dialled(d *dialing) {
 }
 
 // connect adds a connection and reserves a stream on it: who made it makes a
-// call on it, so that one which the peer ends at once is not made in vain.
+// call on it, so that one which the peer ends at once is not made in vain. A
+// connection is made when the peer has said what it takes; before, a burst of
+// calls might break its limits.
 func (p *pool2) connect(b *Backend) (*conn2, error) {
-	raw, err := b.dial(true)
+	ctx, cancel := context.WithTimeout(b.life, b.cfg.ConnectTimeout)
+	defer cancel()
+	raw, err := b.dial(ctx, true)
 	if err != nil {
 		return nil, err
 	}
 	c := newConn2(raw, b.cfg.MaxStreams, b.cfg.MaxHead, p.notify)
 	c.reserved = 1
+	if !p.run(c) {
+		raw.Close()
+		return nil, ErrCanceled
+	}
+	c.flush()
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.settled {
+		c.fail(b.connectError(ctx, ctx.Err()))
+	}
+	return c, c.err
+}
+
+// run adds c and reads it, unless the pool is closed.
+func (p *pool2) run(c *conn2) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		raw.Close()
-		return nil, ErrCanceled
+		return false
 	}
 	p.conns = append(p.conns, c)
 	p.running.Go(func() {
 		c.readAll()
 		p.remove(c)
 	})
-	return c, nil
+	return true
 }
 
 func (p *pool2) remove(gone *conn2) {

@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/net/http2"
@@ -32,12 +33,8 @@ func (c *conn2) readAll() {
 		c.mu.Lock()
 		if err == nil {
 			err = c.take(f)
-		} else if _, ok := err.(http2.StreamError); ok {
-			err = fmt.Errorf("%w: %v", ErrProtocol, err)
-		} else if _, ok := err.(http2.ConnectionError); ok || err == http2.ErrFrameTooLarge {
-			err = fmt.Errorf("%w: %v", ErrProtocol, err)
 		} else {
-			err = cut(err)
+			err = readError(err)
 		}
 		if err != nil {
 			c.fail(err)
@@ -53,10 +50,23 @@ func (c *conn2) readAll() {
 	}
 }
 
+// readError is what an error of ReadFrame means for the calls.
+func readError(err error) error {
+	_, inStream := errors.AsType[http2.StreamError](err)
+	_, inConn := errors.AsType[http2.ConnectionError](err)
+	if inStream || inConn || errors.Is(err, http2.ErrFrameTooLarge) {
+		return fmt.Errorf("%w: %v", ErrProtocol, err)
+	}
+	return cut(err)
+}
+
 // take takes a frame; mu is held. An error ends the connection.
 func (c *conn2) take(f http2.Frame) error {
 	c.lastProgress = c.read.now
 	c.idleFrames++
+	if _, ok := f.(*http2.SettingsFrame); !ok && !c.settled {
+		return fmt.Errorf("%w: does not begin with SETTINGS", ErrProtocol)
+	}
 	var err error
 	switch f := f.(type) {
 	case *http2.DataFrame:
@@ -289,6 +299,9 @@ func (c *conn2) takeSettings(f *http2.SettingsFrame) error {
 		return nil
 	})
 	c.out = appendFrame(c.out, http2.FrameSettings, http2.FlagSettingsAck, 0, 0)
+	if err == nil {
+		c.settle()
+	}
 	return err
 }
 

@@ -9,7 +9,7 @@
 //
 //	for {                                     // a worker
 //		d, err := l.Next(ctx)             // lanes: a copy is due
-//		o := shadow.NewOutcome()
+//		o := b.NewOutcome()
 //		err = b.Send(cp, func() bool { … l.Sent(…) … }, o)
 //		…                                 // err: drop it; else l.Done, and the pair
 //		o.Release()
@@ -69,8 +69,8 @@ type Config struct {
 	// Timeout bounds one call, from when it is begun to the answer's last byte.
 	// It is kept to within a twentieth. Zero means 5s.
 	Timeout time.Duration
-	// ConnectTimeout bounds one connect, TLS included. Zero means 2s. It is no
-	// part of Timeout.
+	// ConnectTimeout bounds one connect, TLS and HTTP/2's first SETTINGS
+	// included. Zero means 2s. It is no part of Timeout.
 	ConnectTimeout time.Duration
 	// IdleTimeout is how long a connection without calls is kept. Zero means 30s.
 	IdleTimeout time.Duration
@@ -130,6 +130,7 @@ type Backend struct {
 	host      []byte      // by a rule, or nil
 	metrics   *roleMetrics
 	scratches sync.Pool // of *scratch
+	outcomes  sync.Pool // of *Outcome
 
 	http1 pool1
 	http2 pool2
@@ -146,9 +147,17 @@ type Backend struct {
 
 // scratch is what a call needs while it is under way.
 type scratch struct {
-	wire wire
-	out  []byte
-	in   reader1
+	wire   wire
+	out    []byte
+	in     reader1
+	stream stream
+}
+
+func newScratch() any {
+	return &scratch{
+		in:     reader1{buf: make([]byte, 16<<10)},
+		stream: stream{done: make(chan error, 1), wake: make(chan struct{}, 1)},
+	}
 }
 
 // New returns the backend of a role, which is ready while Run runs. The error
@@ -188,7 +197,8 @@ func New(cfg Config) (*Backend, error) {
 		}
 	}
 	b.limits = limits{b.cfg.KeepBody, b.cfg.MaxBody, b.cfg.MaxHead, b.cfg.Account}
-	b.scratches.New = func() any { return &scratch{in: reader1{buf: make([]byte, 16<<10)}} }
+	b.scratches.New = newScratch
+	b.outcomes.New = func() any { return &Outcome{pool: &b.outcomes} }
 	b.http1.all = map[*conn1]struct{}{}
 	b.http2.freed = make(chan struct{}, 1)
 	b.life, b.stop = context.WithCancel(context.Background())
@@ -328,22 +338,25 @@ func (b *Backend) leave(a *Answer, err error) {
 }
 
 // dial makes a connection.
-func (b *Backend) dial(http2 bool) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(b.life, b.cfg.ConnectTimeout)
-	defer cancel()
+func (b *Backend) dial(ctx context.Context, http2 bool) (net.Conn, error) {
 	conn, err := b.cfg.Dial(ctx, "tcp", b.cfg.Address)
 	if err == nil && b.scheme == "https" {
 		conn, err = b.handshake(ctx, conn, http2)
 	}
-	switch {
-	case err == nil:
-		return conn, nil
-	case b.life.Err() != nil:
-		return nil, ErrCanceled
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%w: %w", ErrConnect, ErrTimeout)
+	if err != nil {
+		return nil, b.connectError(ctx, err)
 	}
-	return nil, fmt.Errorf("%w: %v", ErrConnect, err)
+	return conn, nil
+}
+
+func (b *Backend) connectError(ctx context.Context, err error) error {
+	switch {
+	case b.life.Err() != nil:
+		return ErrCanceled
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", ErrConnect, ErrTimeout)
+	}
+	return fmt.Errorf("%w: %v", ErrConnect, err)
 }
 
 func (b *Backend) handshake(ctx context.Context, raw net.Conn, http2 bool) (net.Conn, error) {
