@@ -35,7 +35,7 @@ check: fmt vet tidy generated ## format, vet, lint, import rules, short tests wi
 
 .PHONY: fmt
 fmt:
-	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; fi
 
 .PHONY: vet

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +24,8 @@ import (
 // loadConfig reads the YAML file name into the struct that into points at. The
 // file must satisfy schema, the text of a JSON Schema: every error says file,
 // line, key and what was expected, and ends the program as a usage error. A
-// file that can't be read is an ordinary error.
+// file that can't be read is an ordinary error. What the file does not mention
+// stays in into as it was, so one that is read again goes into a new struct.
 func loadConfig(name string, schema []byte, into any) error {
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -40,8 +43,16 @@ func loadConfig(name string, schema []byte, into any) error {
 // parseConfig does loadConfig's work on the text of a file; its errors begin
 // with the line.
 func parseConfig(text, schema []byte, into any) error {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
+	var doc, more yaml.Node
+	documents := yaml.NewDecoder(bytes.NewReader(text))
+	err := documents.Decode(&doc)
+	if err == nil {
+		// What stands after the first document would be read by nobody.
+		if err = documents.Decode(&more); err == nil {
+			return fmt.Errorf("%d: a second document begins here, want one", more.Line)
+		}
+	}
+	if err != io.EOF {
 		return yamlError(err)
 	}
 	if doc.Kind == 0 { // an empty file is an empty mapping
@@ -80,6 +91,9 @@ func validate(root *yaml.Node, schema []byte) error {
 	}
 	// The validator takes what encoding/json makes of a document, and no other Go types.
 	b, err := json.Marshal(v)
+	if unsupported, ok := errors.AsType[*json.UnsupportedTypeError](err); ok && unsupported.Type.Kind() == reflect.Map {
+		return fmt.Errorf("%d: a key is no string, want strings alone", root.Line)
+	}
 	if err != nil {
 		return fmt.Errorf("%d: %v", root.Line, err)
 	}
@@ -87,11 +101,11 @@ func validate(root *yaml.Node, schema []byte) error {
 	if err != nil {
 		return fmt.Errorf("%d: %v", root.Line, err)
 	}
-	invalid, ok := errors.AsType[*jsonschema.ValidationError](compiled.Validate(instance))
-	if !ok {
-		return nil
+	err = compiled.Validate(instance)
+	if invalid, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
+		return firstProblem(root, invalid)
 	}
-	return firstProblem(root, invalid)
+	return err
 }
 
 func compileSchema(text []byte) (*jsonschema.Schema, error) {

@@ -42,7 +42,9 @@ func TestConfigErrorsNameLineKeyAndExpectation(t *testing.T) {
 		{"through an alias", "fronts:\n  - &a {name: x, ppm: no}\n  - *a\n", "2: fronts[0].ppm: got string, want integer"},
 		{"recursive alias", "fronts: &a [*a]\n", "1: "},
 		{"not for JSON", "fronts:\n  - name: a\n    ppm: .nan\n", "1: "},
-		{"key that is no string", "1: a\n", "1: "},
+		{"key that is no string", "1: a\n", "1: a key is no string"},
+		{"second document", "fronts: [{name: a}]\n---\nsatl: x\n", "2: a second document begins here"},
+		{"after the end", "fronts: [{name: a}]\n...\nsalt: [\n", "2: did not find expected <document start>"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var c mirrorLike

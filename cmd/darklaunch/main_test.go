@@ -42,11 +42,11 @@ func (p *program) testService() *cobra.Command {
 	cmd.Flags().StringVar(&panics, "panics", "", "where to panic: command, part or goroutine")
 	out := p.outputVar(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var settings struct{ Level int }
 		load := func() error {
 			if config == "" {
 				return nil
 			}
+			var settings struct{ Level int }
 			return loadConfig(config, []byte(testSchema), &settings)
 		}
 		if err := load(); err != nil {

@@ -78,7 +78,7 @@ func cloneTree(t *testing.T) string {
 }
 
 // TestDocumentsNameWhatThereIs holds that the make targets and files which the
-// documents mention exist.
+// documents mention exist, and that the map of the tree is whole.
 func TestDocumentsNameWhatThereIs(t *testing.T) {
 	makefile := readFile(t, "../../Makefile")
 	target := regexp.MustCompile("`make ([a-z]+)`")
@@ -97,6 +97,21 @@ func TestDocumentsNameWhatThereIs(t *testing.T) {
 			if _, err := os.Stat(filepath.Join("../..", filepath.Dir(doc), m[1])); err != nil {
 				t.Errorf("%s: %v", doc, err)
 			}
+		}
+	}
+	tree, err := os.ReadDir("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theMap := readFile(t, "../../docs/architecture.md")
+	for _, e := range tree {
+		name := e.Name()
+		if !e.IsDir() || strings.HasPrefix(name, ".") || name == "bin" || name == "out" {
+			continue
+		}
+		checked++
+		if !strings.Contains(theMap, "\n"+name+"/") {
+			t.Errorf("docs/architecture.md has no %s/ on its map", name)
 		}
 	}
 	if checked == 0 {

@@ -91,6 +91,19 @@ func parseListen(s string) (string, error) {
 	return s, nil
 }
 
+// listenOrNotVar is listenVar with an empty value for nowhere.
+func listenOrNotVar(f *pflag.FlagSet, p *string, name, def, usage string) {
+	*p = def
+	f.Var(value[string]{p, "address", parseListenOrNot, func(s string) string { return s }}, name, usage+"; empty for nowhere")
+}
+
+func parseListenOrNot(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	return parseListen(s)
+}
+
 func splitHostPort(s string) (host string, port int, ok bool) {
 	host, p, err := net.SplitHostPort(s)
 	if err != nil || strings.ContainsAny(host, "/ @") {

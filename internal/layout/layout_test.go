@@ -182,7 +182,8 @@ func (c checker) purity(n ast.Node) {
 }
 
 // globals reports what changes a package variable: an assignment to it or a
-// part of it, or a call of a method that takes its address.
+// part of it, a call of a method that takes its address or of a builtin that
+// empties or overwrites it.
 func (c checker) globals(n ast.Node) {
 	switch n := n.(type) {
 	case *ast.AssignStmt:
@@ -197,6 +198,12 @@ func (c checker) globals(n ast.Node) {
 		if n.Tok == token.ASSIGN {
 			c.changes(n.Key)
 			c.changes(n.Value)
+		}
+	case *ast.CallExpr:
+		if fn, ok := n.Fun.(*ast.Ident); ok && len(n.Args) > 0 && slices.Contains(changingBuiltins, fn.Name) {
+			if _, builtin := c.pkg.TypesInfo.Uses[fn].(*types.Builtin); builtin {
+				c.changes(n.Args[0])
+			}
 		}
 	case *ast.SelectorExpr:
 		method := c.pkg.TypesInfo.Selections[n]
@@ -235,6 +242,8 @@ func (c checker) packageVar(target ast.Expr) *types.Var {
 		}
 		return c.packageVar(e.X)
 	case *ast.IndexExpr:
+		return c.packageVar(e.X)
+	case *ast.SliceExpr:
 		return c.packageVar(e.X)
 	case *ast.ParenExpr:
 		return c.packageVar(e.X)
