@@ -98,6 +98,9 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.Front.Live, "live", nil, "`address` of the live service, host:port or https://host:port; repeated, the least loaded is picked for each connection")
 	f.StringVar(&s.Shadow, "shadow", "", "`address` of the system on trial; empty relays and measures alone")
 	f.StringVar(&s.Front.Control, "control", "", "`address` of a second copy of the live build, to tell noise")
+	for _, many := range []string{"live", "key"} {
+		defer func() { f.Lookup(many).DefValue = "" }() // [] to the library; none to people
+	}
 	shareVar(f, &s.Sample, "sample", 100_000, "share of the users who are mirrored and compared")
 	shareVar(f, &s.Admit, "admit", 0, "share of the users who are mirrored ahead of the sample; below --sample means as that")
 	f.StringVar(&s.Salt, "salt", "darklaunch", "`text` that names the experiment; another is another draw of users")
