@@ -68,6 +68,9 @@ type Config struct {
 	Index, Total int
 	// Start is the time 0 of the plan. Zero means as soon as connections are open.
 	Start time.Time
+	// Digest stands for what a Source makes its calls of: workers with another one
+	// have another plan.
+	Digest string
 	// Seed is reported, and part of what makes two plans the same.
 	Seed uint64
 

@@ -262,7 +262,7 @@ func (c *Config) plan() string {
 	for _, o := range c.Transport.Ops {
 		ops = append(ops, op{o.Name, o.Method, o.Path, o.Header, o.Body, o.Messages})
 	}
-	b, err := json.Marshal([]any{c.Scenario, c.Transport.Protocol, ops, c.Rate, c.Requests, c.Warmup, c.For, c.Timeout, c.Timeouts, c.Seed, c.Total, c.Objectives})
+	b, err := json.Marshal([]any{c.Scenario, c.Transport.Protocol, ops, c.Rate, c.Requests, c.Warmup, c.For, c.Timeout, c.Timeouts, c.Seed, c.Total, c.Objectives, c.Digest})
 	if err != nil {
 		panic("loadgen: a plan that cannot be written: " + err.Error())
 	}

@@ -23,6 +23,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"darklaunch/internal/strictyaml"
 )
 
 // A running is the program as a process of its own.
@@ -345,7 +347,7 @@ func TestJSONGoesWhereItIsSent(t *testing.T) {
 			t.Fatalf("got %d, %q, %q, want the text too", code, stdout, stderr)
 		}
 		var v versionResult
-		if err := parseConfig([]byte(readFile(t, name)), schemaText("version"), &v); err != nil {
+		if err := strictyaml.Parse([]byte(readFile(t, name)), schemaText("version"), &v); err != nil {
 			t.Errorf("the result breaks its own schema: %v", err)
 		}
 		left, err := os.ReadDir(filepath.Dir(name))
@@ -466,7 +468,7 @@ func TestBuiltBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	var v versionResult
-	if err := parseConfig(out, schemaText("version"), &v); err != nil {
+	if err := strictyaml.Parse(out, schemaText("version"), &v); err != nil {
 		t.Fatalf("%s: %v", out, err)
 	}
 	if v.Go != runtime.Version() || v.Modules["github.com/prometheus/client_golang"] == "" {

@@ -35,6 +35,7 @@ const (
 	Contacts   Stream = 5 // a user's contact list; n = user
 	Steps      Stream = 6 // what a session does; n = arrival, k = step
 	Operations Stream = 7 // the robot's choice; n = arrival
+	Content    Stream = 8 // what an operation carries; n = arrival, k = step
 )
 
 const phi = 0x9e3779b97f4a7c15

@@ -147,11 +147,10 @@ func jsonPath(text string) (path []string, err error) {
 			path, rest = append(path, rest[1:end]), rest[end:]
 			continue
 		}
-		inner, tail, _ := strings.Cut(rest[1:], "]")
+		inner := "*"
+		_, tail, _ := strings.Cut(rest[1:], "]")
 		if q := rest[1]; q == '\'' || q == '"' {
 			inner, tail, _ = strings.Cut(rest[2:], string(q)+"]")
-		} else {
-			inner = "*"
 		}
 		path, rest = append(path, inner), tail
 	}

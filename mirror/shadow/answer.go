@@ -174,10 +174,14 @@ func add[T []byte | string](a *Answer, f *Fields, name, value T) error {
 	if a.fields += len(name) + len(value) + 32; a.fields > a.limits.head || !a.reserve(a.fields+len(a.Body)) {
 		return ErrTooLarge
 	}
+	addField(f, name, value)
+	return nil
+}
+
+func addField[T []byte | string](f *Fields, name, value T) {
 	from := uint32(len(f.text))
 	f.text = append(append(f.text, name...), value...)
 	f.list = append(f.list, span{from, from + uint32(len(name)), uint32(len(f.text))})
-	return nil
 }
 
 // Fields is a list of header or trailer fields.
@@ -193,6 +197,9 @@ func (f *Fields) reset() { f.text, f.list = f.text[:0], f.list[:0] }
 func (f *Fields) field(s span) (name, value []byte) {
 	return f.text[s.name:s.value:s.value], f.text[s.value:s.end:s.end]
 }
+
+// Add appends a field, for who makes an Answer that did not come from a backend.
+func (f *Fields) Add(name, value string) { addField(f, name, value) }
 
 // Len returns the number of fields.
 func (f *Fields) Len() int { return len(f.list) }
@@ -261,7 +268,9 @@ func (o *Outcome) Release() {
 		o.free = append(o.free, o.Answers...)
 	}
 	o.Answers, o.Stopped = o.Answers[:0], false
-	o.pool.Put(o)
+	if o.pool != nil { // it came from a backend
+		o.pool.Put(o)
+	}
 }
 
 // next appends an empty answer.

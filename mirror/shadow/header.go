@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 )
@@ -103,14 +102,6 @@ func (rs rules) credentials(role, host string) []string {
 		}
 	}
 	return all
-}
-
-func hostOf(address string) string {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return address
-	}
-	return host
 }
 
 // marks backs the values of the fields that a copy carries and its original did

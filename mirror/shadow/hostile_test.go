@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -321,6 +323,85 @@ func TestTLSStall(t *testing.T) {
 	}
 }
 
+// TestAbruptClose closes a TLS connection whose peer has stopped reading.
+func TestAbruptClose(t *testing.T) {
+	srv := httptest.NewTLSServer(nil)
+	defer srv.Close()
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.Network{Buffer: 16 << 10}
+		l, err := network.Host("peer").Listen(443)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			c, err := l.Accept()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := tls.Server(c, &tls.Config{Certificates: srv.TLS.Certificates}).Handshake(); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Minute)
+			c.Close()
+		})
+		b, err := New(Config{Role: "shadow", Address: "https://peer:443", Dial: network.Host("mirror").Dial, TLS: &tls.Config{InsecureSkipVerify: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := b.connect1()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw := c.(abrupt).NetConn()
+		raw.SetWriteDeadline(time.Now().Add(time.Second))
+		for err == nil {
+			_, err = raw.Write(make([]byte, 1<<10)) // until the peer's buffer is full
+		}
+		raw.SetWriteDeadline(time.Time{})
+		start := time.Now()
+		c.Close()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("closing took %v, want no time", took)
+		}
+		b.stop()
+		wg.Wait()
+		l.Close()
+	})
+}
+
+// TestSilence times one call out on a connection on which nothing came since.
+// Another that is under way there has its own time; new ones go elsewhere.
+func TestSilence(t *testing.T) {
+	peer := script(func(s *scripted) {
+		s.request() // of which it thinks forever
+		for id := s.request(); id != 0; id = s.request() {
+			time.Sleep(2 * time.Second)
+			s.header(id, true, ":status", "200")
+		}
+	})
+	play(t, Config{}, peer, func(r *rig) {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if a := r.one(unary("x")); !errors.Is(a.Err, ErrTimeout) {
+				t.Errorf("got %v, want %v", a.Err, ErrTimeout)
+			}
+		})
+		time.Sleep(4 * time.Second)
+		if a := r.one(unary("y")); a.Err != nil {
+			t.Errorf("the second call: %v", a.Err)
+		}
+		wg.Wait()
+		wg.Go(func() { r.one(unary("z")) })
+		synctest.Wait()
+		if got := r.conns.Load(); got != 2 {
+			t.Errorf("got %d connections, want another", got)
+		}
+		wg.Wait()
+	})
+}
+
 // TestLargeCopyNeverRead sends 32 MiB to a peer that reads none of it. That
 // call times out, and no other is held up.
 func TestLargeCopyNeverRead(t *testing.T) {
@@ -411,6 +492,26 @@ func TestBudget(t *testing.T) {
 		r.account.most.Store(1)
 		if a := r.one(get()); !errors.Is(a.Err, ErrTooLarge) {
 			t.Errorf("got %v, want %v", a.Err, ErrTooLarge)
+		}
+	})
+}
+
+// TestPanic plants a panic where an answer is read. It is told of, ends that
+// connection's calls and no other.
+func TestPanic(t *testing.T) {
+	var told any
+	peer := script(each(func(s *scripted, id uint32) { s.header(id, true, ":status", "200", "x", s.last["x-user"]) }))
+	play(t, Config{Panicked: func(v any) { told = v }}, peer, func(r *rig) {
+		r.account.panics.Store(true)
+		if a := r.one(unary("x")); !errors.Is(a.Err, ErrCanceled) {
+			t.Errorf("got %v, want the call canceled", a.Err)
+		}
+		if told != "planted" {
+			t.Errorf("told of %v, want of the panic", told)
+		}
+		r.account.panics.Store(false)
+		if a := r.one(unary("x")); a.Err != nil {
+			t.Errorf("after it: %v", a.Err)
 		}
 	})
 }

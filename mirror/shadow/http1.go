@@ -3,6 +3,7 @@ package shadow
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -161,7 +162,7 @@ func (b *Backend) call1(c *Call, s *scratch, a *Answer, begin func() bool) error
 	}
 	due := a.Sent.Add(b.cfg.Timeout).UnixNano()
 	conn.due.Store(due)
-	reusable, err := exchange1(conn.conn, c, s, a)
+	reusable, err := b.exchange1(conn.conn, c, s, a)
 	switch {
 	case !conn.due.CompareAndSwap(due, 0):
 		err = conn.killed()
@@ -186,7 +187,7 @@ func (b *Backend) connect1() (net.Conn, error) {
 const wholeWrite = 64 << 10
 
 // exchange1 writes a call and reads its answer.
-func exchange1(conn net.Conn, c *Call, s *scratch, a *Answer) (reusable bool, err error) {
+func (b *Backend) exchange1(conn net.Conn, c *Call, s *scratch, a *Answer) (reusable bool, err error) {
 	s.out = s.wire.appendHTTP1(s.out[:0], c)
 	if len(c.Body) <= wholeWrite {
 		s.out = s.wire.appendBody1(s.out, c)
@@ -196,7 +197,11 @@ func exchange1(conn net.Conn, c *Call, s *scratch, a *Answer) (reusable bool, er
 		return read1(conn, c, s, a)
 	}
 	written := make(chan error, 1)
-	go func() { written <- s.wire.writeBody1(conn, s.out, c) }()
+	go func() {
+		err := errUnwritten
+		defer func() { written <- err }()
+		b.guard(func() { err = s.wire.writeBody1(conn, s.out, c) })
+	}()
 	reusable, err = read1(conn, c, s, a)
 	select {
 	case werr := <-written:
@@ -208,6 +213,8 @@ func exchange1(conn net.Conn, c *Call, s *scratch, a *Answer) (reusable bool, er
 	}
 	return reusable, err
 }
+
+var errUnwritten = errors.New("not written")
 
 // appendHTTP1 appends the head of a call.
 func (w *wire) appendHTTP1(dst []byte, c *Call) []byte {

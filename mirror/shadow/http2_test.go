@@ -235,10 +235,9 @@ func TestWriteHTTP2(t *testing.T) {
 	}
 }
 
-// TestServerHTTP2 makes calls of x/net's server, large both ways and many at
+// TestServerHTTP2 makes calls of net/http's server, large both ways and many at
 // once: flow control, trailers, batches.
 func TestServerHTTP2(t *testing.T) {
-	server := &http2.Server{MaxConcurrentStreams: 5, MaxUploadBufferPerStream: 16 << 10, MaxUploadBufferPerConnection: 64 << 10}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("Trailer", "Grpc-Status")
@@ -246,7 +245,18 @@ func TestServerHTTP2(t *testing.T) {
 		w.Write(body)
 		w.Header().Set("Grpc-Status", "7")
 	})
-	peer := func(c net.Conn) { server.ServeConn(c, &http2.ServeConnOpts{Handler: handler}) }
+	peer := func(c net.Conn) {
+		s := &http.Server{Handler: handler, Protocols: new(http.Protocols),
+			HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 5, MaxReceiveBufferPerStream: 16 << 10, MaxReceiveBufferPerConnection: 64 << 10}}
+		s.Protocols.SetUnencryptedHTTP2(true)
+		l := &single{conn: c, gone: make(chan struct{})}
+		s.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				close(l.gone)
+			}
+		}
+		s.Serve(l)
+	}
 	play(t, Config{MaxConns2: 2, MaxCalls: 50}, peer, func(r *rig) {
 		var wg sync.WaitGroup
 		for i := range 50 {
@@ -265,6 +275,23 @@ func TestServerHTTP2(t *testing.T) {
 		}
 	})
 }
+
+// single is a listener for one connection.
+type single struct {
+	conn net.Conn
+	gone chan struct{}
+}
+
+func (l *single) Accept() (c net.Conn, err error) {
+	if c, l.conn = l.conn, nil; c == nil {
+		<-l.gone
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (l *single) Close() error   { return nil }
+func (l *single) Addr() net.Addr { return &net.TCPAddr{} }
 
 // TestEarlyAnswer ends a call whose body the peer does not want.
 func TestEarlyAnswer(t *testing.T) {

@@ -147,7 +147,7 @@ func (p *pool2) connect(b *Backend) (*conn2, error) {
 	}
 	c := newConn2(raw, b.cfg.MaxStreams, b.cfg.MaxHead, p.notify)
 	c.reserved = 1
-	if !p.run(c) {
+	if !p.run(b, c) {
 		raw.Close()
 		return nil, ErrCanceled
 	}
@@ -165,7 +165,7 @@ func (p *pool2) connect(b *Backend) (*conn2, error) {
 }
 
 // run adds c and reads it, unless the pool is closed.
-func (p *pool2) run(c *conn2) bool {
+func (p *pool2) run(b *Backend, c *conn2) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -173,8 +173,9 @@ func (p *pool2) run(c *conn2) bool {
 	}
 	p.conns = append(p.conns, c)
 	p.running.Go(func() {
-		c.readAll()
-		p.remove(c)
+		defer p.remove(c)
+		b.guard(c.readAll)
+		c.end(ErrCanceled) // if it was a panic that ended it
 	})
 	return true
 }
@@ -201,12 +202,12 @@ func (p *pool2) notify() {
 	}
 }
 
-func (p *pool2) sweep(now time.Time, cfg *Config) {
+func (p *pool2) sweep(now time.Time, b *Backend) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
-		if c.sweep(now, cfg.Timeout, cfg.IdleTimeout) {
-			p.running.Go(c.flush) // the call that would have written is gone
+		if c.sweep(now, b.cfg.Timeout, b.cfg.IdleTimeout) {
+			p.running.Go(func() { b.guard(c.flush) }) // the call that would have written is gone
 		}
 	}
 }
@@ -216,9 +217,7 @@ func (p *pool2) close() {
 	p.mu.Lock()
 	p.closed = true
 	for _, c := range p.conns {
-		c.mu.Lock()
-		c.fail(ErrCanceled)
-		c.mu.Unlock()
+		c.end(ErrCanceled)
 	}
 	p.mu.Unlock()
 	p.running.Wait()

@@ -30,17 +30,7 @@ func (h *headerBlock) add(f hpack.HeaderField) {
 func (c *conn2) readAll() {
 	for {
 		f, err := c.frame.ReadFrame()
-		c.mu.Lock()
-		if err == nil {
-			err = c.take(f)
-		} else {
-			err = readError(err)
-		}
-		if err != nil {
-			c.fail(err)
-		}
-		over, write := c.err != nil, c.br.Buffered() == 0 && len(c.out) > 0
-		c.mu.Unlock()
+		over, write := c.step(f, err)
 		if over {
 			return
 		}
@@ -48,6 +38,22 @@ func (c *conn2) readAll() {
 			c.flush()
 		}
 	}
+}
+
+// step takes a frame, or that there is none. write says that all that came has
+// been taken, and something is to be written.
+func (c *conn2) step(f http2.Frame, err error) (over, write bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		err = c.take(f)
+	} else {
+		err = readError(err)
+	}
+	if err != nil {
+		c.fail(err)
+	}
+	return c.err != nil, c.br.Buffered() == 0 && len(c.out) > 0
 }
 
 // readError is what an error of ReadFrame means for the calls.
@@ -123,7 +129,7 @@ func (c *conn2) takeData(f *http2.DataFrame) error {
 		return nil
 	}
 	if f.StreamEnded() {
-		c.end(st)
+		c.whole(st)
 		return nil
 	}
 	if st.unread += n; st.unread >= streamWindow/4 {
@@ -142,8 +148,8 @@ func (c *conn2) known(id uint32) error {
 	return nil
 }
 
-// end ends a stream whose answer is whole.
-func (c *conn2) end(st *stream) {
+// whole ends a stream whose answer is.
+func (c *conn2) whole(st *stream) {
 	if st.length >= 0 && st.length != st.answer.Size && !st.head && st.answer.Status != 304 {
 		c.finishCut(st, fmt.Errorf("%w: content-length is not that of the content", ErrProtocol))
 		return
@@ -199,7 +205,7 @@ func (c *conn2) takeBlock(fragment []byte, last bool) error {
 	case err != nil:
 		c.reset(st, http2.ErrCodeProtocol, err)
 	case h.end:
-		c.end(st)
+		c.whole(st)
 	}
 	return nil
 }

@@ -15,8 +15,8 @@
 //		o.Release()
 //	}
 //
-// net/http and x/net's transports are not used: see BenchmarkSend for what they
-// cost beside this package. Framing of what is read and HPACK are x/net's.
+// net/http's transports are not used: see BenchmarkSend for what they cost beside
+// this package. Framing of what is read and HPACK are x/net's.
 package shadow
 
 import (
@@ -92,6 +92,10 @@ type Config struct {
 	// it refuses is hashed and not kept; a header it refuses fails the call.
 	// Nil is no bound but those above.
 	Account observe.Account
+	// Panicked is told of a panic in a goroutine of the backend, which then goes
+	// on without what it did. Nil lets it panic. Send, Run and what they call
+	// panic where they are called.
+	Panicked func(v any)
 	// Metrics are shared by all roles. Nil counts nothing.
 	Metrics *Metrics
 }
@@ -238,7 +242,7 @@ func (b *Backend) Run(ctx context.Context) error {
 		select {
 		case now := <-t.C:
 			b.http1.sweep(now, b.cfg.IdleTimeout)
-			b.http2.sweep(now, &b.cfg)
+			b.http2.sweep(now, b)
 		case <-ctx.Done():
 		}
 	}
@@ -249,6 +253,19 @@ func (b *Backend) Run(ctx context.Context) error {
 	b.http1.close()
 	b.http2.close()
 	return nil
+}
+
+// guard runs f and tells of its panic.
+func (b *Backend) guard(f func()) {
+	defer func() {
+		if b.cfg.Panicked == nil {
+			return
+		}
+		if v := recover(); v != nil {
+			b.cfg.Panicked(v)
+		}
+	}()
+	f()
 }
 
 // sweeps is how often overdue calls are looked for within a time-out.
@@ -374,5 +391,12 @@ func (b *Backend) handshake(ctx context.Context, raw net.Conn, http2 bool) (net.
 		raw.Close()
 		return nil, err
 	}
-	return conn, nil
+	return abrupt{conn}, nil
 }
+
+// abrupt closes a TLS connection without a last word, for which a peer that
+// reads nothing would make Close wait.
+type abrupt struct{ *tls.Conn }
+
+// Close closes the connection beneath.
+func (c abrupt) Close() error { return c.NetConn().Close() }

@@ -46,9 +46,15 @@ type rig struct {
 }
 
 // account is a budget that counts.
-type account struct{ most, now, peak atomic.Int64 }
+type account struct {
+	most, now, peak atomic.Int64
+	panics          atomic.Bool
+}
 
 func (a *account) Reserve(n int) bool {
+	if a.panics.Load() {
+		panic("planted")
+	}
 	now := a.now.Add(int64(n))
 	if most := a.most.Load(); most > 0 && now > most {
 		a.now.Add(-int64(n))

@@ -227,8 +227,8 @@ func (Format) EnumDescriptor() ([]byte, []int) {
 // Record is one record of the stream.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Counts the mirror's records from 1, those included that it dropped. A gap is
-	// what the reader did not see.
+	// Counts the stream's windows and pairs from 1, those included that it lost. A
+	// gap is what the reader did not see. 0 for a Header.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// What it says.
 	//
@@ -655,7 +655,8 @@ type RouteWindow struct {
 	// As in metrics.
 	Route string `protobuf:"bytes,1,opt,name=route,proto3" json:"route,omitempty"`
 	// Durations of complete, judged pairs that were sent at most a second apart,
-	// as the mirror saw them, by role.
+	// and after live's answer, as the mirror saw them, by role. Live's are from when
+	// it had the whole request: a client's slow upload is no part of them.
 	Pairs []*RoleLatency `protobuf:"bytes,2,rep,name=pairs,proto3" json:"pairs,omitempty"`
 	// Of complete, judged pairs: how both ended, shadow against live.
 	Shadow *Outcomes `protobuf:"bytes,3,opt,name=shadow,proto3" json:"shadow,omitempty"`

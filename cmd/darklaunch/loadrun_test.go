@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	messagesv1 "darklaunch/api/messages/v1"
+	"darklaunch/scenarios"
+)
+
+// mailboxes is a Messages service as far as messages-chat needs one: it knows who
+// has which threads, and is strict about what a call must have.
+type mailboxes struct {
+	messagesv1.UnimplementedMessagesServer
+	mu      sync.Mutex
+	threads map[string][]string // by user, the newest first
+	keys    map[string]bool
+	wrong   []string // what no client should have sent
+}
+
+// user returns the caller, and notes keys that come twice.
+func (m *mailboxes) user(ctx context.Context, key string, mutation bool) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	user := strings.Join(md.Get("x-user"), ",")
+	if !strings.HasPrefix(user, "u") || mutation && (key == "" || m.keys[key]) {
+		m.wrong = append(m.wrong, fmt.Sprintf("user %q, key %q", user, key))
+	}
+	m.keys[key] = true
+	return user
+}
+
+// has notes a thread that was never shown to the user.
+func (m *mailboxes) has(user, thread string) error {
+	if !slices.Contains(m.threads[user], thread) {
+		m.wrong = append(m.wrong, fmt.Sprintf("%s asks for %q", user, thread))
+		return status.Error(codes.NotFound, thread)
+	}
+	return nil
+}
+
+func (m *mailboxes) ListThreads(ctx context.Context, r *messagesv1.ListThreadsRequest) (*messagesv1.ListThreadsResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	resp := new(messagesv1.ListThreadsResponse)
+	for _, id := range m.threads[m.user(ctx, "", false)] {
+		resp.Threads = append(resp.Threads, &messagesv1.Thread{ThreadId: id, Subject: "s", Snippet: "t"})
+	}
+	return resp, nil
+}
+
+func (m *mailboxes) GetThread(ctx context.Context, r *messagesv1.GetThreadRequest) (*messagesv1.GetThreadResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return new(messagesv1.GetThreadResponse), m.has(m.user(ctx, "", false), r.ThreadId)
+}
+
+func (m *mailboxes) Send(ctx context.Context, r *messagesv1.SendRequest) (*messagesv1.SendResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	user := m.user(ctx, r.IdempotencyKey, true)
+	if r.Body == "" || r.Channel == messagesv1.Channel_CHANNEL_UNSPECIFIED || (r.ThreadId == "") == (len(r.Recipients) == 0) {
+		m.wrong = append(m.wrong, "send "+r.String())
+	}
+	if r.ThreadId != "" {
+		return &messagesv1.SendResponse{ThreadId: r.ThreadId}, m.has(user, r.ThreadId)
+	}
+	id := fmt.Sprintf("t-%d", len(m.keys))
+	m.threads[user] = append([]string{id}, m.threads[user]...)
+	for _, to := range r.Recipients {
+		m.threads[to.GetUser()] = append([]string{id}, m.threads[to.GetUser()]...)
+	}
+	return &messagesv1.SendResponse{ThreadId: id}, nil
+}
+
+func (m *mailboxes) Update(ctx context.Context, r *messagesv1.UpdateRequest) (*messagesv1.UpdateResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return new(messagesv1.UpdateResponse), m.has(m.user(ctx, r.IdempotencyKey, true), r.ThreadId)
+}
+
+func (m *mailboxes) Delete(ctx context.Context, r *messagesv1.DeleteRequest) (*messagesv1.DeleteResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return new(messagesv1.DeleteResponse), m.has(m.user(ctx, r.IdempotencyKey, true), r.ThreadId)
+}
+
+func (m *mailboxes) Search(ctx context.Context, r *messagesv1.SearchRequest) (*messagesv1.SearchResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.user(ctx, "", false)
+	if r.Query == "" || strings.ContainsAny(r.Query, " .,?!") {
+		m.wrong = append(m.wrong, "query "+r.Query)
+	}
+	return new(messagesv1.SearchResponse), nil
+}
+
+func (m *mailboxes) UnreadCounts(context.Context, *messagesv1.UnreadCountsRequest) (*messagesv1.UnreadCountsResponse, error) {
+	return new(messagesv1.UnreadCountsResponse), nil
+}
+
+func serveMailboxes(t *testing.T) (*mailboxes, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &mailboxes{threads: map[string][]string{}, keys: map[string]bool{}}
+	s := grpc.NewServer()
+	messagesv1.RegisterMessagesServer(s, m)
+	go s.Serve(l)
+	t.Cleanup(s.Stop)
+	return m, l.Addr().String()
+}
+
+// writeScenario puts a scenario into a file of its own.
+func writeScenario(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "mine.yaml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// short is a scenario's load in less than a second, in a hurry.
+const short = `apiVersion: load/v1
+extends: %s
+population: {users: 40}
+arrivals: {curve: [{phase: settle, for: 200ms, hold: %[2]s}, {for: 600ms, hold: %[2]s}]}
+`
+
+const hurry = `session: {think: {lognormal: {median: 5ms, sigma: 1, max: 20ms}}}
+`
+
+// TestLoadRunMessages plays the built-in scenarios against a service that checks
+// what it is sent.
+func TestLoadRunMessages(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"messages-chat", "messages-mail", "robot"} {
+		t.Run(name, func(t *testing.T) {
+			m, addr := serveMailboxes(t)
+			text := fmt.Sprintf(short, name, "100/s")
+			if name != "robot" {
+				text += hurry
+			}
+			hlog := filepath.Join(t.TempDir(), "times.hlog")
+			code, r, stderr := endLoad(t, "run "+writeScenario(t, text)+" --target "+addr+" --hist "+hlog)
+			if code != exitDone && !strings.Contains(stderr, "released calls late") || r == nil {
+				t.Fatalf("got %d, %s", code, stderr)
+			}
+			if r.Scenario != name || r.OK != r.Sent || r.Sent < 30 {
+				t.Errorf("got %d of %d calls answered well, errors %v", r.OK, r.Sent, r.Errors)
+			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if len(m.wrong) > 0 {
+				t.Errorf("got %d wrong calls, the first %s", len(m.wrong), m.wrong[0])
+			}
+			want := map[string][]string{
+				"messages-chat": {"list", "read", "mark", "reply", "send"},
+				"messages-mail": {"list", "read", "delete", "move"},
+				"robot":         {"list", "counts", "search", "send"},
+			}
+			for _, op := range want[name] {
+				if r.Ops[op].OK == 0 {
+					t.Errorf("got no %s in %v", op, opNames(r))
+				}
+			}
+			if got := readFile(t, hlog); !strings.HasPrefix(got, "#[Histogram log format version 1.3]\n") || !strings.Contains(got, "Tag=list,0.000,") {
+				t.Errorf("got %q, want a histogram log", got)
+			}
+		})
+	}
+}
+
+// TestLoadRunSharesAPlan has two workers begin together, and merges what they made.
+func TestLoadRunSharesAPlan(t *testing.T) {
+	t.Parallel()
+	_, addr := serveMailboxes(t)
+	file := writeScenario(t, fmt.Sprintf(short, "robot", "100/s"))
+	begin := time.Now().Add(5 * time.Second).UTC().Format(time.RFC3339)
+	dir := t.TempDir()
+	var workers []*running
+	var files []string
+	for i := range 2 {
+		files = append(files, filepath.Join(dir, fmt.Sprint(i)))
+		workers = append(workers, start(t, "load", "run", file, "--target", addr, "--index", fmt.Sprint(i), "--total", "2", "--start", begin, "--json", files[i]))
+	}
+	for _, w := range workers {
+		if code, _, stderr := w.end(); code != exitDone && code != exitInconclusive {
+			t.Fatalf("got %d, %s", code, stderr)
+		}
+	}
+	// The same name and rate, but other calls: another plan.
+	another := writeScenario(t, fmt.Sprintf(short, "robot", "100/s")+"mix: {send: 0}\n")
+	start(t, strings.Fields("load run "+another+" --target "+addr+" --index 1 --total 2 --json "+filepath.Join(dir, "other"))...).end()
+	if code, _, stderr := start(t, "load", "merge", files[0], filepath.Join(dir, "other")).end(); code != exitUsage || !strings.Contains(stderr, "ran plan") {
+		t.Errorf("got %d, %q, want that plans differ", code, stderr)
+	}
+	_, all, text := endLoad(t, "merge "+strings.Join(files, " "))
+	if all == nil || *all.Planned != 60 || len(all.Workers) != 2 || all.Workers[0].Sent < 20 {
+		t.Errorf("got %+v, %s, want the 60 calls of the plan, about half from each", all, text)
+	}
+}
+
+func TestLoadPlan(t *testing.T) {
+	t.Parallel()
+	for _, name := range scenarios.Names() {
+		code, stdout, stderr := start(t, "load", "plan", name, "--json", "-").end()
+		var r planResult
+		if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != exitDone {
+			t.Fatalf("%s: got %d, %v, %s", name, code, err, stderr)
+		}
+		sum := 0
+		for _, o := range r.Ops {
+			sum += o.Calls
+		}
+		if r.Scenario != name || r.Calls < 500 || sum != r.Calls || !strings.Contains(stderr, "at a time") {
+			t.Errorf("%s: got %+v, %s", name, r, stderr)
+		}
+		// Little's law.
+		if want := r.Rate * r.Service; r.Concurrency < want*0.999 || r.Concurrency > want*1.001 {
+			t.Errorf("%s: got %v calls at a time, want %v", name, r.Concurrency, want)
+		}
+	}
+	_, one, _ := start(t, "load", "plan", "robot", "--json", "-").end()
+	_, two, _ := start(t, "load", "plan", "robot", "--scale", "2x", "--json", "-").end()
+	var a, b planResult
+	if json.Unmarshal([]byte(one), &a) != nil || json.Unmarshal([]byte(two), &b) != nil || b.Calls != 2*a.Calls {
+		t.Errorf("got %d calls, and %d at twice the scale", a.Calls, b.Calls)
+	}
+}
+
+func TestLoadRunRefusesWhatMakesNoSense(t *testing.T) {
+	t.Parallel()
+	bad := writeScenario(t, "apiVersion: load/v1\nextends: robot\nops:\n  list: {rpc: messages.v1.Messages/Lits}\n")
+	target := " --target 127.0.0.1:1"
+	for _, tc := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"run robot", 2, "--target: want the address"},
+		{"run nobody" + target, 2, "there is no scenario nobody: want a file, or one of grpc-unary, http-get"},
+		{"run /nowhere/x.yaml" + target, 2, "/nowhere/x.yaml: no such file"},
+		{"run " + bad + target, 2, bad + ":4: ops.list.rpc: method messages.v1.Messages/Lits: service messages.v1.Messages has Send"},
+		{"run robot --index 2 --total 2" + target, 2, "want an index from 0 to total-1"},
+		{"run robot --scale 2" + target, 2, "is not a factor: want"},
+		{"run robot --start soon" + target, 2, "is not a time: want RFC 3339"},
+		{"run robot --start 2001-01-01T00:00:00Z" + target, 2, "is over"},
+		{"plan nobody", 2, "there is no scenario nobody"},
+		{"plan " + bad, 2, bad + ":4: ops.list.rpc"},
+	} {
+		code, _, stderr := start(t, append([]string{"load"}, strings.Fields(tc.args)...)...).end()
+		if code != tc.code || !strings.Contains(stderr, tc.want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: got %d and %q, want %d and a line with %q", tc.args, code, stderr, tc.code, tc.want)
+		}
+	}
+}
+
+// TestScenarioReferenceIsRight loads every scenario that the reference shows.
+func TestScenarioReferenceIsRight(t *testing.T) {
+	blocks := strings.Split(readFile(t, "../../docs/reference/scenarios.md"), "```yaml\n")
+	if len(blocks) < 3 {
+		t.Fatal("no scenario in the reference")
+	}
+	for _, b := range blocks[1:] {
+		text, _, _ := strings.Cut(b, "```")
+		if _, err := loadScenario(writeScenario(t, text)); err != nil {
+			t.Errorf("%v:\n%s", err, text)
+		}
+	}
+}
