@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -27,7 +26,8 @@ type loops struct {
 }
 
 func newLoops(r *Relay, ln net.Listener) (driver, error) {
-	fd, err := takeListener(ln)
+	// Go's poller must not have it: each connection would wake it, too.
+	fd, err := duplicate(ln.(*net.TCPListener))
 	if err != nil {
 		return nil, err
 	}
@@ -43,24 +43,8 @@ func newLoops(r *Relay, ln net.Listener) (driver, error) {
 		}
 		d.loops = append(d.loops, l)
 	}
-	return d, nil
-}
-
-// takeListener takes ln out of Go's poller, which would else be woken by each
-// connection, too.
-func takeListener(ln net.Listener) (int, error) {
-	raw, err := ln.(*net.TCPListener).SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	fd := -1
-	var failed error
-	err = raw.Control(func(old uintptr) { fd, failed = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
-	if err = errors.Join(err, failed); err != nil {
-		return -1, fmt.Errorf("take over the listener: %w", err)
-	}
 	ln.Close()
-	return fd, nil
+	return d, nil
 }
 
 func (d *loops) start() {
@@ -77,8 +61,6 @@ func (d *loops) poke() {
 }
 
 func (d *loops) stopAccepting() {
-	steerToSecond(d.listener)
-	time.Sleep(handOver)
 	for _, l := range d.loops {
 		l.stopping.Store(true)
 	}
@@ -124,6 +106,7 @@ type loop struct {
 
 	mu    sync.Mutex
 	inbox []accepted
+	gone  bool // its descriptors are closed
 }
 
 type accepted struct {
@@ -150,11 +133,11 @@ func newLoop(d *loops) (*loop, error) {
 		buf:      new([blockSize]byte),
 		overhead: d.r.cfg.Metrics.overhead.Recorder(),
 	}
-	if err := l.watch(unix.EPOLL_CTL_ADD, wakeup, unix.EPOLLIN, 0); err != nil {
+	if err := l.watch(unix.EPOLL_CTL_ADD, wakeup, unix.EPOLLIN, ownEvents); err != nil {
 		l.release()
 		return nil, err
 	}
-	if err := l.watch(unix.EPOLL_CTL_ADD, d.listener, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, 0); err != nil {
+	if err := l.watch(unix.EPOLL_CTL_ADD, d.listener, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, ownEvents); err != nil {
 		l.release()
 		return nil, err
 	}
@@ -162,6 +145,9 @@ func newLoop(d *loops) (*loop, error) {
 }
 
 func (l *loop) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone = true
 	unix.Close(l.wakeup)
 	unix.Close(l.ep)
 }
@@ -177,8 +163,13 @@ func (l *loop) watch(op, fd int, events uint32, gen int32) error {
 // wake makes the loop look around. Any goroutine may call it.
 func (l *loop) wake() {
 	l.poked.Store(true)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gone {
+		return // the descriptor may be another's by now
+	}
 	one := [8]byte{1}
-	_, _ = unix.Write(l.wakeup, one[:]) // fails only when a wake-up waits already
+	_, _ = unix.Write(l.wakeup, one[:]) // does not block: it fails when a wake-up waits already
 }
 
 func (l *loop) run() {
@@ -197,18 +188,23 @@ func (l *loop) run() {
 	}
 }
 
+// ownEvents marks the events of the loop's own descriptors, which are no
+// socket's; see socket.gen.
+const ownEvents = 0
+
 func (l *loop) handle(e unix.EpollEvent) {
-	switch fd := int(e.Fd); fd {
-	case l.wakeup:
+	fd := int(e.Fd)
+	switch {
+	case e.Pad != ownEvents:
+		// The descriptor may have been closed and used anew within this batch.
+		if s := l.sockets[fd]; s != nil && s.gen == e.Pad {
+			s.handle(e.Events)
+		}
+	case fd == l.wakeup:
 		var count [8]byte
 		_, _ = unix.Read(fd, count[:])
-	case l.d.listener:
+	case l.listens:
 		l.accept()
-	default:
-		// A descriptor may have been closed and used anew within this batch.
-		if fd < len(l.sockets) && l.sockets[fd] != nil && l.sockets[fd].gen == e.Pad {
-			l.sockets[fd].handle(e.Events)
-		}
 	}
 }
 
@@ -250,7 +246,7 @@ func (l *loop) checkTimes() {
 	if !l.pause.IsZero() && l.awake.After(l.pause) {
 		l.pause = time.Time{}
 		if l.listens {
-			_ = l.watch(unix.EPOLL_CTL_ADD, l.d.listener, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, 0)
+			_ = l.watch(unix.EPOLL_CTL_ADD, l.d.listener, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, ownEvents)
 		}
 	}
 	for p := range l.waiting {

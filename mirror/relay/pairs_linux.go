@@ -84,7 +84,9 @@ func localAddr(fd int) (addr netip.AddrPort) {
 // attach makes fd s's, which is not watched yet.
 func (s *socket) attach(fd int) {
 	l := s.pair.l
-	l.gen++
+	if l.gen++; l.gen == ownEvents {
+		l.gen++
+	}
 	s.fd, s.gen = fd, l.gen
 	if fd >= len(l.sockets) {
 		l.sockets = append(l.sockets, make([]*socket, fd+1-len(l.sockets))...)

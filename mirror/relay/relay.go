@@ -43,9 +43,10 @@ import (
 type Config struct {
 	// Front names it in metrics and logs.
 	Front string
-	// Listen is the host:port to accept on; port 0 means any free one. Another
-	// process of the same user may already listen there, where the system
-	// spreads connections over both (Linux), so that an upgrade refuses none.
+	// Listen is the host:port to accept on; port 0 means any free one. On Linux
+	// another Relay, in a process of the same user, may already listen there: it
+	// passes its listener on, both accept from one queue, and an upgrade refuses
+	// no connection.
 	Listen string
 	// Live are the addresses of the live service: host:port, or
 	// https://host:port for TLS. A name stands for all its addresses.
@@ -109,9 +110,6 @@ const (
 	defaultHandshakeTimeout = 10 * time.Second
 	defaultDrainTimeout     = 10 * time.Second
 
-	// handOver is how long connections are still accepted after the end of
-	// Run's context: handshakes that had begun must find a listener.
-	handOver = 200 * time.Millisecond
 	// sweepEvery is how often connections are looked at for what no event of
 	// theirs says: time-outs, drain, recycling.
 	sweepEvery = 50 * time.Millisecond
@@ -127,6 +125,7 @@ type Relay struct {
 	tls     *terminator // nil: clients are plain
 	driver  driver
 	addr    net.Addr
+	heir    *heir
 
 	admitted admission
 	downLog  limitedLog
@@ -143,8 +142,7 @@ type driver interface {
 	// start begins to accept, in goroutines of its own.
 	start()
 	// stopAccepting returns when the listener is closed and what was in its
-	// queue has been accepted. No connect is refused for handOver if another
-	// process listens on the same address.
+	// queue has been accepted.
 	stopAccepting()
 	// poke makes all connections be looked at by conn.due.
 	poke()
@@ -168,17 +166,18 @@ func New(cfg Config) (*Relay, error) {
 			return nil, err
 		}
 	}
-	ln, err := listen(cfg.Listen)
+	ln, heir, err := listen(cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Listen, err)
 	}
-	r.addr = ln.Addr()
+	r.addr, r.heir = ln.Addr(), heir
 	if r.tls == nil && !cfg.Portable {
 		if r.driver, err = newLoops(r, ln); err == nil {
 			return r, nil
 		}
 		if !errors.Is(err, errors.ErrUnsupported) {
 			ln.Close()
+			heir.close()
 			return nil, err
 		}
 	}
@@ -261,9 +260,11 @@ func (r *Relay) Run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { r.live.keepResolved(background, r.log) })
+	wg.Go(r.heir.serve)
 	r.driver.start()
 
 	<-ctx.Done()
+	r.heir.close()
 	r.tell(&r.draining)
 	firm := time.AfterFunc(r.cfg.DrainTimeout/2, func() { r.tell(&r.firm) })
 	cut := time.AfterFunc(r.cfg.DrainTimeout, func() { r.tell(&r.cutting) })

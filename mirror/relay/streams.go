@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,6 +30,9 @@ type streams struct {
 	cut      context.CancelFunc
 	poked    chan struct{}
 	accepted chan struct{} // closed when accept has returned
+
+	stopping    atomic.Bool // accept what is in the queue and no more
+	interrupted bool        // of accept: it knows of stopping
 
 	mu   sync.Mutex
 	open map[*stream]struct{}
@@ -54,18 +58,37 @@ func (d *streams) start() {
 
 func (d *streams) accept() {
 	defer close(d.accepted)
+	defer d.ln.Close()
 	for {
+		if d.stopping.Load() {
+			// Accept looks into the queue only before its deadline.
+			_ = d.ln.(*net.TCPListener).SetDeadline(time.Now().Add(emptyFor))
+		}
 		c, err := d.ln.Accept()
 		switch {
 		case err == nil:
 			d.wg.Go(func() { d.serve(c.(*net.TCPConn)) })
-		case errors.Is(err, net.ErrClosed), isTimeout(err):
+		case isTimeout(err) && d.emptied():
 			return
+		case isTimeout(err):
 		default:
 			d.r.metrics.acceptFailures.Inc()
 			time.Sleep(sweepEvery) // out of descriptors: more come as connections end
 		}
 	}
+}
+
+// emptyFor is how long no connection must have come for the queue to be empty.
+const emptyFor = 20 * time.Millisecond
+
+// emptied reports whether the time-out of an accept was that of emptyFor, and
+// not the one by which stopAccepting interrupts.
+func (d *streams) emptied() bool {
+	if d.interrupted {
+		return true
+	}
+	d.interrupted = true
+	return false
 }
 
 func isTimeout(err error) bool {
@@ -74,11 +97,9 @@ func isTimeout(err error) bool {
 }
 
 func (d *streams) stopAccepting() {
-	steerAway(d.ln)
-	// Until then what is in the queue is accepted, and what comes.
-	_ = d.ln.(*net.TCPListener).SetDeadline(time.Now().Add(handOver))
+	d.stopping.Store(true)
+	_ = d.ln.(*net.TCPListener).SetDeadline(time.Unix(1, 0))
 	<-d.accepted
-	d.ln.Close()
 }
 
 func (d *streams) poke() {
