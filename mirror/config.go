@@ -61,11 +61,19 @@ type Config struct {
 	// like a message boundary.
 	Recycle bool
 
+	// Pairs is a file that the pair stream is written to, made anew. Empty is none.
+	Pairs string
+	// Verdict is the host:port that the pair stream is sent to. Empty is none.
+	Verdict string
+	// Record lists what pairs may show in the clear, as record.Config.Allow.
+	Record []string
+
 	// InFlight bounds the copies that a role was sent and has not answered.
 	// Zero means 64, 4,096 is the most.
 	InFlight int
 	// PendingBytes bounds what copies hold, in bytes; bodies that are still
-	// being read may take a tenth more. Zero means 64 MiB.
+	// being read may take a tenth more, and roles' answers as much again. Zero
+	// means 64 MiB.
 	PendingBytes int
 	// MaxBody bounds the body of a request that is copied, in bytes. Zero means
 	// 1 MiB.
@@ -77,6 +85,8 @@ type Config struct {
 	// DrainTimeout bounds the end of Run. Zero means 10s.
 	DrainTimeout time.Duration
 
+	// Version is told in the pair stream, for people.
+	Version string
 	// Log may be nil.
 	Log *slog.Logger
 }

@@ -6,6 +6,7 @@ import (
 
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
+	"darklaunch/mirror/pairs"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -106,7 +107,7 @@ func (c *connection) Answer(x *observe.Exchange) observe.Mode {
 	switch {
 	case !ok || t.final && (t.marked || !t.decision.Admitted || t.unkept != lanes.NotDropped):
 		return observe.Ignore
-	case !t.final && t.route.wants.answerBody:
+	case !t.final && t.route.wants.answerBody, c.m.told:
 		return observe.Keep
 	}
 	return observe.Hash
@@ -236,14 +237,13 @@ func effectOf(status, grpc int) lanes.Effect {
 
 // pending is a copy with what is needed to send it.
 type pending struct {
-	copy    lanes.Copy
-	one     [1]lanes.User // backs copy.Users of most copies
-	front   *front
-	route   *route
-	x       *observe.Exchange // nil if dropped at once
-	author  uint64
-	liveOK  bool
-	liveFor time.Duration
+	copy   lanes.Copy
+	one    [1]lanes.User // backs copy.Users of most copies
+	front  *front
+	route  *route
+	x      *observe.Exchange // nil if dropped at once
+	author uint64
+	pair   pairs.Pair
 
 	build sync.Once
 	calls [1]shadow.Call
@@ -260,7 +260,12 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) {
 			drop = lanes.Budget
 		} else {
 			p.copy.Bytes = int64(p.x.Held())
-			p.copy.Release = p.x.Release
+			p.sent.ID, p.sent.Key = newID(), p.author
+			p.pair = pairs.Pair{Route: p.route.stats.pairs, ID: p.sent.ID, Key: p.author, Unsafe: p.copy.Unsafe, Live: p.x}
+			p.copy.Release = func() {
+				m.pairs.End(&p.pair)
+				p.x.Release()
+			}
 		}
 	}
 	for r, b := range p.front.backends {
@@ -272,9 +277,8 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) {
 			p.copy.Drop[r] = lanes.BreakerOpen
 		}
 	}
+	p.pair.Roles = p.copy.Roles
 	p.copy.Payload = p
-	p.liveOK = p.copy.Live != lanes.Unknown
-	p.liveFor = p.copy.End.Sub(p.copy.Start)
 	if !m.lanes.Offer(&p.copy) && p.x != nil {
 		p.x.Release()
 	}
@@ -305,7 +309,7 @@ func (m *Mirror) whyNot(x *observe.Exchange, unkept lanes.Reason) lanes.Reason {
 func (p *pending) call() *shadow.Copy {
 	p.build.Do(func() {
 		p.calls[0].Observed(p.x, p.route.name)
-		p.sent = shadow.Copy{Calls: p.calls[:], ID: newID(), Key: p.author}
+		p.sent.Calls = p.calls[:]
 	})
 	return &p.sent
 }

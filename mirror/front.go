@@ -106,7 +106,7 @@ func parseAll(texts []string, d *sample.Descriptors) ([]sample.Extractor, error)
 }
 
 func (f *front) newRoute(name string, skip, unsafe bool, touch []sample.Extractor) *route {
-	r := &route{name: name, skip: skip, unsafe: unsafe, touch: touch, wants: f.wants, stats: f.m.metrics.route(f.cfg.Name, name)}
+	r := &route{name: name, skip: skip, unsafe: unsafe, touch: touch, wants: f.wants, stats: f.m.metrics.route(f.cfg.Name, name, f.m.pairs.Route(name))}
 	for i := range touch {
 		r.wants.add(&touch[i])
 		if body, answer := touch[i].Reads(); !body && !answer {

@@ -11,8 +11,8 @@ import (
 	"darklaunch/internal/hist"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
+	"darklaunch/mirror/pairs"
 	"darklaunch/mirror/sample"
-	"darklaunch/mirror/shadow"
 )
 
 // metrics are those that no part of the mirror has for itself.
@@ -23,15 +23,10 @@ type metrics struct {
 	abandoned    map[observe.Reason]prometheus.Counter
 	unattributed map[sample.Reason]prometheus.Counter
 	panics       *prometheus.CounterVec
-	pairDuration *prometheus.HistogramVec
-	pairs        *prometheus.CounterVec
 }
 
-// Outcomes of pairs, by whether live's failed and the shadow's did.
-var outcomes = [2][2]string{{"both_ok", "shadow_only_failed"}, {"live_only_failed", "both_failed"}}
-
 // panicking are the parts in which a panic is counted.
-var panicking = []string{"observer", "sender", "backend", "lanes", "switches", "switchback"}
+var panicking = []string{"observer", "sender", "backend", "lanes", "switches", "switchback", "pairs"}
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -54,9 +49,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"From the first byte of a request to the last of live's answer. sampled: its author's bucket is under the sample; sending: copies left at its end.",
 			"route", "sampled", "sending"),
 		panics:       counter("mirror_panics_total", "Panics beside the relay. Each switches mirroring off.", "part"),
-		pairDuration: histogram("mirror_pair_request_duration_seconds", "Durations of exchanges that were answered by live and the role and are judged.", "role", "route"),
-		pairs: counter("mirror_pairs_total",
-			"Judged pairs of live and shadow, by whether each failed: no answer, or one that says that what became of the request is not known, as 5xx.", "route", "outcome"),
 		marked:       prometheus.NewCounter(prometheus.CounterOpts{Name: "mirror_marked_requests_total", Help: "Requests that came marked as a copy, and were not copied."}),
 		abandoned:    map[observe.Reason]prometheus.Counter{},
 		unattributed: map[sample.Reason]prometheus.Counter{},
@@ -80,8 +72,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 type routeStats struct {
 	requests *prometheus.CounterVec // of front and route
 	duration [2][2]prometheus.Observer
-	pairs    [2][2]prometheus.Counter
-	pairFor  [3]prometheus.Observer // live, and the roles behind it
+	pairs    *pairs.Route
 
 	mu sync.Mutex // serialises those who add to codes
 	// codes is replaced and never changed.
@@ -129,19 +120,15 @@ func codeName(code int) string {
 }
 
 // route returns the series of a route, all that are known beforehand at 0.
-func (m *metrics) route(front, name string) *routeStats {
-	s := &routeStats{requests: m.requests.MustCurryWith(prometheus.Labels{"front": front, "route": name})}
+func (m *metrics) route(front, name string, of *pairs.Route) *routeStats {
+	s := &routeStats{requests: m.requests.MustCurryWith(prometheus.Labels{"front": front, "route": name}), pairs: of}
 	none := map[statusKey]prometheus.Counter{}
 	s.codes.Store(&none)
 	flags := [2]string{"false", "true"}
 	for i, a := range flags {
 		for j, b := range flags {
 			s.duration[i][j] = m.duration.WithLabelValues(name, a, b)
-			s.pairs[i][j] = m.pairs.WithLabelValues(name, outcomes[i][j])
 		}
-	}
-	for i, role := range []string{"live", lanes.Shadow.String(), lanes.Control.String()} {
-		s.pairFor[i] = m.pairDuration.WithLabelValues(role, name)
 	}
 	return s
 }
@@ -163,8 +150,12 @@ func (s *routeStats) counter(k statusKey) prometheus.Counter {
 func (m *Mirror) count(x *observe.Exchange, p *passing) {
 	s := p.route.stats
 	s.counter(statusKey{methodIndex(x.Method()), liveCode(x)}).Inc()
+	took, sending := x.Answer.Last.Sub(x.Request.First), m.sending.Load()
 	if x.Answer.Complete {
-		s.duration[b2i(p.sampled)][b2i(m.sending.Load())].Observe(x.Answer.Last.Sub(x.Request.First).Seconds())
+		s.duration[b2i(p.sampled)][b2i(sending)].Observe(took.Seconds())
+	}
+	if m.told {
+		s.pairs.Live(p.sampled, sending, took, x.Answer.Complete, effect(x) == lanes.Unknown)
 	}
 }
 
@@ -182,19 +173,4 @@ func liveCode(x *observe.Exchange) int16 {
 		return codeCanceled
 	}
 	return codeError
-}
-
-// pair counts a leg of a judged pair.
-func (m *metrics) pair(p *pending, role lanes.Role, a *shadow.Answer, did lanes.Effect) {
-	s := p.route.stats
-	if role == lanes.Shadow {
-		s.pairs[b2i(!p.liveOK)][b2i(did == lanes.Unknown)].Inc()
-	}
-	if a.Err != nil {
-		return
-	}
-	if role == lanes.Shadow {
-		s.pairFor[0].Observe(p.liveFor.Seconds())
-	}
-	s.pairFor[1+role].Observe(a.Last.Sub(a.Sent).Seconds())
 }

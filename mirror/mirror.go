@@ -23,6 +23,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ import (
 
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
+	"darklaunch/mirror/pairs"
 	"darklaunch/mirror/relay"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
@@ -49,8 +51,11 @@ type Mirror struct {
 	lanes    *lanes.Lanes
 	shadow   *shadow.Backend // nil without one
 	fronts   []*front
+	pairs    *pairs.Pairs
+	told     bool // somebody reads the pairs
 	learner  learner
-	account  *account
+	account  *account      // of what live's exchanges hold
+	answers  *account      // of what roles' do
 	ids      atomic.Uint64 // of exchanges, for sample.MissingRandom
 	second   chan leg      // the other role of departures for two
 	unsafe   bool          // some route copies what may change state
@@ -71,7 +76,8 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	m := &Mirror{cfg: cfg, log: cfg.Log, account: &account{limit: int64(cfg.PendingBytes + cfg.PendingBytes/10)}}
+	m := &Mirror{cfg: cfg, log: cfg.Log, account: &account{limit: int64(cfg.PendingBytes + cfg.PendingBytes/10)},
+		answers: &account{limit: int64(cfg.PendingBytes)}}
 	m.sampler = sample.New(sample.Config{Salt: cfg.Salt, Missing: cfg.Missing, Allow: cfg.Allow, Deny: cfg.Deny})
 	m.early = sample.New(sample.Config{Salt: cfg.Salt, Allow: cfg.Allow, Deny: cfg.Deny})
 	m.share.Store(&sample.Share{Sample: cfg.Sample, Admit: cfg.Admit})
@@ -81,6 +87,9 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	m.sending.Store(true)
 	m.switches.m = m
 
+	if err := m.openPairs(reg); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	backends := shadow.NewMetrics(reg)
 	if err := m.openFronts(backends); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
@@ -96,6 +105,9 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	return m, nil
 }
 
+// keepAnswer is how much of a role's answer may be shown; all of it is compared.
+const keepAnswer = 32 << 10
+
 // openFronts makes fronts and backends, of which nothing runs yet.
 func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 	backend := func(role, address string) (*shadow.Backend, error) {
@@ -106,8 +118,8 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 			Role: role, Address: address, Rules: m.cfg.Headers, Timeout: m.cfg.ShadowTimeout,
 			// Calls that the lanes wait for no longer may still be under way.
 			MaxCalls: 2 * m.cfg.InFlight,
-			KeepBody: 1, // only hashes of answers are looked at
-			Metrics:  metrics,
+			KeepBody: keepAnswer, Account: m.answers, Metrics: metrics,
+			Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
 		})
 	}
 	if m.shadow, err = backend("shadow", m.cfg.Shadow); err != nil {
@@ -257,6 +269,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 	if m.cfg.Switchback > 0 {
 		m.keep(background, &helpers, "switchback", m.switchback)
 	}
+	m.keep(background, &helpers, "pairs", m.pairs.Run)
 	m.startSenders(background, &helpers)
 
 	var relays sync.WaitGroup

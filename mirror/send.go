@@ -90,13 +90,13 @@ func (m *Mirror) attempt(l leg, begun *bool) attempt {
 	judged := false
 	b := l.p.front.backends[l.role]
 	o := b.NewOutcome()
-	defer o.Release()
 	err := b.Send(l.p.call(), func() (ok bool) {
 		judged, ok = m.lanes.Sent(&l.p.copy, l.role)
 		*begun = ok
 		return ok
 	}, o)
 	if err != nil {
+		o.Release()
 		return attempt{err: err}
 	}
 	m.at(stagePair)
@@ -105,9 +105,10 @@ func (m *Mirror) attempt(l leg, begun *bool) attempt {
 	if a.Err == nil {
 		effect = effectOf(a.Status, a.GRPC)
 	}
-	if judged {
-		m.metrics.pair(l.p, l.role, a, effect)
+	if o.Stopped {
+		effect = lanes.Unknown
 	}
+	l.p.pair.Answered(l.role, o, judged, false)
 	return attempt{effect: effect}
 }
 

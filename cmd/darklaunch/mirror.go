@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -13,8 +14,10 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"darklaunch/internal/ops"
+	"darklaunch/internal/pairstream"
 	"darklaunch/mirror"
 	"darklaunch/mirror/sample"
 )
@@ -60,7 +63,7 @@ func (p *program) mirror() *cobra.Command {
 	f.StringVar(&c.config, "config", "", "YAML `file` to read; see darklaunch schema mirror, and mirror init for a start")
 	c.flags.define(f, "127.0.0.1:8601")
 	c.out = p.outputVar(f)
-	c.cmd.AddCommand(p.mirrorBucket(), p.mirrorInit())
+	c.cmd.AddCommand(p.mirrorBucket(), p.mirrorPairs(), p.mirrorInit())
 	return c.cmd
 }
 
@@ -183,6 +186,38 @@ func (p *program) mirrorBucket() *cobra.Command {
 	cmd.Flags().StringVar(&salt, "salt", "", "`text` that names the experiment")
 	_ = cmd.MarkFlagRequired("salt") // fails for a flag that there isn't
 	return cmd
+}
+
+func (p *program) mirrorPairs() *cobra.Command {
+	return &cobra.Command{
+		Use:     "pairs FILE",
+		Short:   "Print a pair stream that mirror --pairs wrote, as JSON, a record a line",
+		Example: "  darklaunch mirror pairs pairs.bin",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			for r := pairstream.NewReader(f); ; {
+				record, err := r.Next()
+				if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) { // a mirror may still be writing
+					return nil
+				}
+				if err != nil {
+					return fmt.Errorf("read %s: %w", args[0], err)
+				}
+				line, err := protojson.Marshal(record)
+				if err != nil {
+					return err
+				}
+				if _, err := fmt.Fprintf(p.stdout, "%s\n", line); err != nil {
+					return err
+				}
+			}
+		},
+	}
 }
 
 //go:embed mirror.yaml

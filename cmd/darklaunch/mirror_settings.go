@@ -33,6 +33,9 @@ type mirrorSettings struct {
 	State       string           `yaml:"state"`
 	KillFile    string           `yaml:"kill-file"`
 	Recycle     bool             `yaml:"recycle"`
+	Verdict     string           `yaml:"verdict"`
+	Pairs       string           `yaml:"pairs"`
+	Record      []string         `yaml:"record"`
 	Limits      limitSettings    `yaml:"limits"`
 }
 
@@ -115,6 +118,8 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.StringVar(&s.Front.LiveCA, "live-ca", "", "`file` (PEM) with the authorities that live's certificates are verified against")
 	f.BoolVar(&s.Front.LiveH2C, "live-h2c", false, "a plain live speaks HTTP/2 by prior knowledge: offer h2 to TLS clients")
 	f.Var(value[proxyProtocol]{&s.Front.Proxy, "side", one[proxyProtocol]("in", "out", "both"), text[proxyProtocol]}, "proxy-protocol", "PROXY protocol: in demands it of clients, out sends it to live, or both")
+	f.StringVar(&s.Verdict, "verdict", "", "send the pair stream to a verdict at this `address`")
+	f.StringVar(&s.Pairs, "pairs", "", "write the pair stream to this `file`; see mirror pairs")
 	f.StringVar(&s.State, "state", "", "`directory` that remembers whose state on the shadow equals live's; empty forgets")
 	f.StringVar(&s.KillFile, "kill-file", "", "mirroring is off while there is a file at this `path`")
 	f.BoolVar(&s.Recycle, "recycle", false, "after a resume, close connections that are not read any more when they seem to be between messages")
@@ -152,6 +157,7 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 	cfg := mirror.Config{
 		Shadow: s.Shadow, Salt: s.Salt, Sample: int32(s.Sample), Admit: int32(s.Admit), Missing: missingKeys[s.Missing],
 		Allow: s.Allow, Deny: s.Deny, Unsafe: s.Unsafe, State: s.State, KillFile: s.KillFile, Switchback: int32(s.Switchback), Recycle: s.Recycle,
+		Verdict: s.Verdict, Pairs: s.Pairs, Record: s.Record, Version: buildVersion().Version,
 		InFlight: s.Limits.InFlight, PendingBytes: int(s.Limits.PendingBytes), MaxBody: int(s.Limits.MaxBody),
 		MaxAge: s.Limits.MaxAge, ShadowTimeout: s.Limits.ShadowTimeout,
 	}

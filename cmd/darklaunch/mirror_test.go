@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"darklaunch/internal/strictyaml"
 	"darklaunch/mirror/sample"
 )
 
@@ -251,7 +252,7 @@ func TestMirrorBucket(t *testing.T) {
 func TestMirrorStarter(t *testing.T) {
 	code, stdout, _ := start(t, "mirror", "init").end()
 	var s mirrorSettings
-	if err := parseConfig([]byte(stdout), schemaText("mirror"), &s); err != nil || code != exitDone {
+	if err := strictyaml.Parse([]byte(stdout), schemaText("mirror"), &s); err != nil || code != exitDone {
 		t.Fatalf("got %d, %v", code, err)
 	}
 	cfg, err := s.config()
