@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -53,7 +54,7 @@ func parseLevel(s string) (slog.Level, error) {
 func formatLevel(l slog.Level) string { return strings.ToLower(l.String()) }
 
 // service is what a long-running command has beside its own parts. The
-// command may set ready, state and reload before it calls run.
+// command may set ready, state, routes and reload before it calls run.
 type service struct {
 	name  string
 	flags serviceFlags
@@ -63,9 +64,10 @@ type service struct {
 	registry *prometheus.Registry
 	tracing  *ops.Tracing
 
-	ready  func() error // why it can't take work yet; nil: it always can
-	state  func() any   // for /api/v1/state
-	reload *ops.Reload  // nil: it has no configuration to read again
+	ready  func() error            // why it can't take work yet; nil: it always can
+	state  func() any              // for /api/v1/state
+	routes map[string]http.Handler // of the command's own, for the admin listener
+	reload *ops.Reload             // nil: it has no configuration to read again
 }
 
 // newService makes the logger, registry and tracing that flags ask for. End
@@ -176,6 +178,7 @@ func (s *service) adminPart(l net.Listener) (ops.Part, error) {
 		Registry: s.registry,
 		Ready:    s.ready,
 		State:    s.adminState,
+		Routes:   s.routes,
 		Tracing:  s.tracing,
 		Token:    s.flags.adminToken,
 		Log:      s.log,

@@ -186,6 +186,18 @@ func (s share) String() string {
 	return strconv.FormatFloat(float64(s)/1e4, 'f', -1, 64) + "%"
 }
 
+// UnmarshalText reads a share in a file.
+func (s *share) UnmarshalText(text []byte) (err error) {
+	*s, err = parseShare(string(text))
+	return err
+}
+
+// UnmarshalText reads a size in a file.
+func (s *size) UnmarshalText(text []byte) (err error) {
+	*s, err = parseSize(string(text))
+	return err
+}
+
 // shareVar defines a flag such as 10% or 2500ppm.
 func shareVar(f *pflag.FlagSet, p *share, name string, def share, usage string) {
 	*p = def

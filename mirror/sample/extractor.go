@@ -262,3 +262,10 @@ func (f *found) add(text string) {
 	}
 	f.n++
 }
+
+// Reads reports what e looks at beyond the header of the request: a body, and
+// whether it is live's answer. Who has seen no more than the header can decide
+// when both are false.
+func (e *Extractor) Reads() (body, answer bool) {
+	return e.kind == kindJSON || e.kind == kindProto, e.answer
+}

@@ -26,7 +26,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "mirror_backend_request_duration_seconds", Help: "From the first byte of a call written to the last of its answer read.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		}, []string{"role", "route"}),
-		breakers: breakers{desc: prometheus.NewDesc("mirror_breaker_state", "1 for the state that a role's breaker is in.", []string{"role", "state"}, nil)},
+		breakers: breakers{desc: prometheus.NewDesc("mirror_breaker_state", "1 for the state that a role's breaker is in, or the worst where the fronts' roles differ.", []string{"role", "state"}, nil)},
 	}
 	reg.MustRegister(m.requests, m.duration, &m.breakers)
 	return m
@@ -45,17 +45,25 @@ func (bs *breakers) Describe(ch chan<- *prometheus.Desc) { ch <- bs.desc }
 func (bs *breakers) Collect(ch chan<- prometheus.Metric) {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
+	states := map[string]State{} // of several backends of a role, the worst
 	for _, b := range bs.all {
-		now := b.State()
+		if now, before := b.State(), states[b.cfg.Role]; now.badness() >= before.badness() {
+			states[b.cfg.Role] = now
+		}
+	}
+	for role, now := range states {
 		for s := Closed; s <= HalfOpen; s++ {
 			v := 0.0
 			if s == now {
 				v = 1
 			}
-			ch <- prometheus.MustNewConstMetric(bs.desc, prometheus.GaugeValue, v, b.cfg.Role, s.String())
+			ch <- prometheus.MustNewConstMetric(bs.desc, prometheus.GaugeValue, v, role, s.String())
 		}
 	}
 }
+
+// badness orders states by how little passes.
+func (s State) badness() int { return [...]int{Closed: 0, Open: 2, HalfOpen: 1}[s] }
 
 // role returns the metrics of a backend; nil if m is.
 func (m *Metrics) role(b *Backend) *roleMetrics {
