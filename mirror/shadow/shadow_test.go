@@ -544,7 +544,7 @@ mirror_backend_requests_total{code="200",role="shadow",route="/x"} 2
 mirror_backend_requests_total{code="503",role="shadow",route="/x"} 1
 mirror_backend_requests_total{code="error",role="shadow",route="/x"} 1
 mirror_backend_requests_total{code="timeout",role="shadow",route="/x"} 1
-# HELP mirror_breaker_state 1 for the state that a role's breaker is in.
+# HELP mirror_breaker_state 1 for the state that a role's breaker is in, or the worst where the fronts' roles differ.
 # TYPE mirror_breaker_state gauge
 mirror_breaker_state{role="shadow",state="closed"} 1
 mirror_breaker_state{role="shadow",state="half_open"} 0
