@@ -201,11 +201,11 @@ func (o *observer) Released(op int, late time.Duration) {
 	}
 }
 
-func (o *observer) Shed(op int, why engine.Shed) {
+func (o *observer) Shed(c *transport.Call, why engine.Shed) {
 	o.m.inFlight.Add(-1)
 	o.m.shed.WithLabelValues(why.String()).Inc()
 	if o.source != nil {
-		o.source.Shed(op, why)
+		o.source.Shed(c, why)
 	}
 }
 

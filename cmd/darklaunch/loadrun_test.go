@@ -29,7 +29,47 @@ type mailboxes struct {
 	mu      sync.Mutex
 	threads map[string][]string // by user, the newest first
 	keys    map[string]bool
-	wrong   []string // what no client should have sent
+	wrong   []string                                    // what no client should have sent
+	members map[string][]string                         // by thread
+	streams map[string][]chan *messagesv1.WatchResponse // by user
+	opened  int
+	delay   time.Duration // from a message to its event
+}
+
+// tell puts a message on its readers' streams, those of the author too.
+func (m *mailboxes) tell(thread, author string, r *messagesv1.SendRequest) {
+	event := &messagesv1.WatchResponse{Event: &messagesv1.WatchResponse_Message{Message: &messagesv1.Message{ThreadId: thread, Body: r.Body,
+		Author: &messagesv1.Participant{Address: &messagesv1.Participant_User{User: author}}}}}
+	for _, user := range m.members[thread] {
+		for _, to := range m.streams[user] {
+			time.AfterFunc(m.delay, func() { to <- event })
+		}
+	}
+}
+
+func (m *mailboxes) Watch(_ *messagesv1.WatchRequest, s grpc.ServerStreamingServer[messagesv1.WatchResponse]) error {
+	events := make(chan *messagesv1.WatchResponse, 10000)
+	m.mu.Lock()
+	user := m.user(s.Context(), "", false)
+	m.streams[user] = append(m.streams[user], events)
+	m.opened++
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.streams[user] = slices.DeleteFunc(m.streams[user], func(c chan *messagesv1.WatchResponse) bool { return c == events })
+	}()
+	event := &messagesv1.WatchResponse{Event: &messagesv1.WatchResponse_Started_{Started: new(messagesv1.WatchResponse_Started)}}
+	for {
+		if err := s.Send(event); err != nil {
+			return err
+		}
+		select {
+		case event = <-events:
+		case <-s.Context().Done():
+			return nil
+		}
+	}
 }
 
 // user returns the caller, and notes keys that come twice.
@@ -76,13 +116,17 @@ func (m *mailboxes) Send(ctx context.Context, r *messagesv1.SendRequest) (*messa
 		m.wrong = append(m.wrong, "send "+r.String())
 	}
 	if r.ThreadId != "" {
+		m.tell(r.ThreadId, user, r)
 		return &messagesv1.SendResponse{ThreadId: r.ThreadId}, m.has(user, r.ThreadId)
 	}
 	id := fmt.Sprintf("t-%d", len(m.keys))
 	m.threads[user] = append([]string{id}, m.threads[user]...)
+	m.members[id] = []string{user}
 	for _, to := range r.Recipients {
+		m.members[id] = append(m.members[id], to.GetUser())
 		m.threads[to.GetUser()] = append([]string{id}, m.threads[to.GetUser()]...)
 	}
+	m.tell(id, user, r)
 	return &messagesv1.SendResponse{ThreadId: id}, nil
 }
 
@@ -118,7 +162,7 @@ func serveMailboxes(t *testing.T) (*mailboxes, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mailboxes{threads: map[string][]string{}, keys: map[string]bool{}}
+	m := &mailboxes{threads: map[string][]string{}, keys: map[string]bool{}, members: map[string][]string{}, streams: map[string][]chan *messagesv1.WatchResponse{}}
 	s := grpc.NewServer()
 	messagesv1.RegisterMessagesServer(s, m)
 	go s.Serve(l)
@@ -162,7 +206,8 @@ func TestLoadRunMessages(t *testing.T) {
 			if code != exitDone && !strings.Contains(stderr, "released calls late") || r == nil {
 				t.Fatalf("got %d, %s", code, stderr)
 			}
-			if r.Scenario != name || r.OK != r.Sent || r.Sent < 30 {
+			// A stream whose session ends at once may be let go of before it has told anything.
+			if r.Scenario != name || r.OK+r.Ops["watch"].InFlight != r.Sent || r.Sent < 30 {
 				t.Errorf("got %d of %d calls answered well, errors %v", r.OK, r.Sent, r.Errors)
 			}
 			m.mu.Lock()
@@ -184,6 +229,37 @@ func TestLoadRunMessages(t *testing.T) {
 				t.Errorf("got %q, want a histogram log", got)
 			}
 		})
+	}
+}
+
+// TestLoadRunHoldsStreams has all users watch, and a service that tells of each
+// message 30 ms later.
+func TestLoadRunHoldsStreams(t *testing.T) {
+	t.Parallel()
+	m, addr := serveMailboxes(t)
+	m.delay = 30 * time.Millisecond
+	text := strings.ReplaceAll(fmt.Sprintf(short, "messages-chat", "60/s"), "users: 40", "users: 6") +
+		"session: {streams: {watch: {share: 1, told: message.body}}, think: {exponential: {mean: 20ms, max: 100ms}}}\n"
+	code, r, stderr := endLoad(t, "run "+writeScenario(t, text)+" --target "+addr)
+	if code != exitDone && !strings.Contains(stderr, "released calls late") || r == nil {
+		t.Fatalf("got %d, %s", code, stderr)
+	}
+	watch := r.Ops["watch"]
+	// 36 sessions begin while it is measured. One that has no second step may be over before its stream has begun to tell.
+	if watch.Sent != 36 || watch.OK < 25 || watch.OK+watch.InFlight != watch.Sent {
+		t.Errorf("got %d streams, %d of them ok, %d given up, errors %v: want 36, nearly all of them ok", watch.Sent, watch.OK, watch.InFlight, watch.Errors)
+	}
+	// That a stream lasts is not its response time.
+	if p50 := watch.Response.P50; p50 > 0.03 {
+		t.Errorf("got a median response of streams of %vs, want what their first message took", p50)
+	}
+	if d := r.Delivery; d == nil || d.P50 < 0.03 || d.P50 > 0.3 || watch.Delivery == nil || watch.Delivery.P50 != d.P50 {
+		t.Errorf("got deliveries %+v, of streams %+v, want about 30 ms", d, watch.Delivery)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.wrong) > 0 || m.opened != 48 {
+		t.Errorf("got %d streams opened, %d wrong calls %v, want 48 and none", m.opened, len(m.wrong), m.wrong)
 	}
 }
 

@@ -112,6 +112,8 @@ type Call struct {
 	// Sent is when the first byte was about to be written, on the Pool's clock;
 	// negative if none was.
 	Sent time.Duration
+	// First is when the first message of a ServerStream was read; 0 if none was.
+	First time.Duration
 	// Done is when the end was known.
 	Done time.Duration
 	// Class and Code say how it ended; Code is the HTTP or gRPC status, or 0.
