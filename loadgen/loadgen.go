@@ -81,6 +81,12 @@ type Config struct {
 	Objectives []Objective
 	// Registerer, if set, exports the run's metrics.
 	Registerer prometheus.Registerer
+	// Channels are the values of Call.Channel that calls of an operation may have,
+	// for metrics. Calls of other operations have none.
+	Channels map[int][]string
+	// Sessions, if set, is how many of the Source's sessions are under way. It is
+	// called by any goroutine.
+	Sessions func() int
 	// Delivered, if set, reads from a message of a gRPC stream when what it tells
 	// of was sent, on the run's clock (where Call.Intended is); false if it tells
 	// of nothing. It is called by all shards.

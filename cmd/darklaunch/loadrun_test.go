@@ -1,15 +1,19 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -261,6 +265,74 @@ func TestLoadRunHoldsStreams(t *testing.T) {
 	if len(m.wrong) > 0 || m.opened != 48 {
 		t.Errorf("got %d streams opened, %d wrong calls %v, want 48 and none", m.opened, len(m.wrong), m.wrong)
 	}
+}
+
+// scrape returns the values of a page of metrics by name and labels.
+func scrape(t *testing.T, url string) map[string]float64 {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	values := map[string]float64{}
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), "} "); ok {
+			values[name+"}"], _ = strconv.ParseFloat(value, 64)
+		} else if name, value, ok := strings.Cut(lines.Text(), " "); ok {
+			values[name], _ = strconv.ParseFloat(value, 64)
+		}
+	}
+	return values
+}
+
+// TestLoadRunMetrics reads the contract's metrics while sessions are under way.
+func TestLoadRunMetrics(t *testing.T) {
+	t.Parallel()
+	_, addr := serveMailboxes(t)
+	text := "apiVersion: load/v1\nextends: messages-chat\narrivals: {curve: [{for: 1h, hold: 100/s}]}\npopulation: {users: 10}\n" +
+		"session: {streams: {watch: {share: 1, told: message.body}}, think: {exponential: {mean: 50ms, max: 1s}}}\n"
+	r := start(t, "load", "run", writeScenario(t, text), "--target", addr, "--metrics", "127.0.0.1:0")
+	url := "http://" + r.ready("metrics") + "/metrics"
+	const run = `scenario="messages-chat"`
+	// What must have happened, and then what must be there beside it.
+	seen := []string{
+		"loadgen_sessions",
+		`loadgen_connections{state="open"}`,
+		"loadgen_inflight_requests",
+		"loadgen_lag_seconds_count{" + run + "}",
+		"loadgen_delivery_seconds_count{" + run + "}",
+		`loadgen_response_seconds_count{op="watch",` + run + "}",
+		`loadgen_service_seconds_count{op="send",` + run + "}",
+		`loadgen_requests_total{channel="none",code="0",op="list",outcome="ok",` + run + "}",
+		`loadgen_requests_total{channel="chat",code="0",op="send",outcome="ok",` + run + "}",
+		`loadgen_target_requests_per_second{` + run + "}",
+		`loadgen_phase{phase="measure",` + run + "}",
+	}
+	got := map[string]float64{}
+	waitFor(t, "all that a run has", func() bool {
+		got = scrape(t, url)
+		return !slices.ContainsFunc(seen, func(name string) bool { return !(got[name] > 0) })
+	})
+	zero := []string{
+		`loadgen_phase{phase="settle",` + run + "}", `loadgen_phase{phase="drain",` + run + "}", `loadgen_phase{phase="done",` + run + "}",
+		`loadgen_shed_total{reason="in_flight"}`, `loadgen_shed_total{reason="no_connection"}`, `loadgen_shed_total{reason="end"}`,
+		`loadgen_requests_total{channel="sms",code="",op="reply",outcome="reset",` + run + "}",
+	}
+	for _, name := range zero {
+		if v, ok := got[name]; !ok || v != 0 {
+			t.Errorf("got %v, %v of %s, want a 0", v, ok, name)
+		}
+	}
+	// A hundred sessions a second of 9 calls, and a stream each.
+	if rate := got[`loadgen_target_requests_per_second{`+run+"}"]; rate < 800 || rate > 1100 {
+		t.Errorf("got %v calls a second, want nine and a half a session", rate)
+	}
+	if open, all := got[`loadgen_connections{state="open"}`], got[`loadgen_connections{state="opening"}`]+got[`loadgen_connections{state="open"}`]; open > 16 || all > 16 {
+		t.Errorf("got %v connections open, %v with those opening, want at most the scenario's 16", open, all)
+	}
+	r.signal(syscall.SIGTERM)
+	r.end()
 }
 
 // TestLoadRunSharesAPlan has two workers begin together, and merges what they made.

@@ -258,7 +258,7 @@ func (s *Shard) release(now time.Duration) {
 func (s *Shard) make(at, now time.Duration) {
 	f := s.take()
 	c := &f.call
-	c.Op, c.User, c.Path, c.Header, c.Body = 0, 0, "", nil, nil
+	c.Op, c.User, c.Path, c.Header, c.Body, c.Channel = 0, 0, "", nil, nil, ""
 	c.Intended, c.Data = at, f
 	s.cfg.Source.Take(c)
 	f.phase = s.phase(at)

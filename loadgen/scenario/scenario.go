@@ -558,9 +558,13 @@ type Run struct {
 
 // Stats count what sessions did instead of calls. It may be read while a run goes on.
 type Stats struct {
-	passed atomic.Uint64
-	failed atomic.Pointer[string]
+	sessions atomic.Int64
+	passed   atomic.Uint64
+	failed   atomic.Pointer[string]
 }
+
+// Sessions is how many sessions are under way, or single calls.
+func (s *Stats) Sessions() int { return int(s.sessions.Load()) }
 
 // Passed is how many steps were passed over, as they had nothing to work on.
 func (s *Stats) Passed() uint64 { return s.passed.Load() }
@@ -679,6 +683,16 @@ func (s *Scenario) SessionTime(service time.Duration) time.Duration {
 	return stats.Think + time.Duration(stats.Calls*float64(service))
 }
 
+// channels are those by which messages are sent.
+func (s *Scenario) channels() (names []string) {
+	for i, c := range s.mix {
+		if c.Share > 0 {
+			names = append(names, population.Channel(i).String())
+		}
+	}
+	return names
+}
+
 // Held is how many streams a session holds on average.
 func (s *Scenario) Held() (n float64) {
 	for _, x := range s.streams {
@@ -707,11 +721,15 @@ func (s *Scenario) Config(addr string, r Run) (loadgen.Config, error) {
 		arrivals += span.Arrivals
 	}
 	cfg.Rate = arrivals * (s.Calls() + s.Held()) / cfg.For.Seconds()
-	cfg.Timeouts = map[int]time.Duration{}
+	cfg.Sessions = x.Stats.Sessions
+	cfg.Timeouts, cfg.Channels = map[int]time.Duration{}, map[int][]string{}
 	for i, o := range s.ops {
 		cfg.Transport.Ops = append(cfg.Transport.Ops, o.transport)
 		if o.timeout > 0 {
 			cfg.Timeouts[i] = o.timeout
+		}
+		if o.drafts {
+			cfg.Channels[i] = s.channels()
 		}
 	}
 	if len(s.streams) > 0 {

@@ -58,6 +58,7 @@ func (s *Scenario) source(r *run, index, total int) (*visits, error) {
 func (v *visits) Peek() (time.Duration, bool) {
 	for v.more && (len(v.due) == 0 || v.next <= v.due[0].at) {
 		x := v.visit()
+		v.run.Stats.sessions.Add(1)
 		x.Session, x.at = v.run.walk.Start(v.arrivals.N()), v.next
 		v.next, v.more = v.arrivals.Next()
 		x.next = v.stream(x, 0)
@@ -91,6 +92,7 @@ func (v *visits) stream(x *visit, i int) int {
 
 // end lets go of x's streams, and lets its memory be used again.
 func (v *visits) end(x *visit) {
+	v.run.Stats.sessions.Add(-1)
 	for _, c := range x.held {
 		delete(v.calls, c)
 	}
@@ -174,6 +176,7 @@ func (v *visits) fill(c *transport.Call, o *op) {
 	x := e.v
 	if o.drafts {
 		e.draft = v.s.limited(v.s.mix.Draw(e.rand.Rand))
+		c.Channel = e.draft.Channel.String()
 	}
 	for _, l := range o.let {
 		x.vars[l.to] = []string{string(l.value.append(nil, e))}
