@@ -44,6 +44,7 @@ func endLoad(t *testing.T, args string) (code int, r *loadgen.Result, text strin
 		t.Fatalf("%v: %s", err, b)
 	}
 	checkSums(t, r)
+	checkSchema(t, "load", b)
 	return code, r, text
 }
 
