@@ -58,7 +58,10 @@ type Config struct {
 	Timeout     time.Duration
 	Timeouts    map[int]time.Duration
 	MaxInFlight int
-	CatchUp     float64
+	// Held are the operations whose calls are gRPC streams that Source, an
+	// engine.Holder, holds open.
+	Held    map[int]bool
+	CatchUp float64
 
 	// Shards is how many threads make calls. Zero means one less than GOMAXPROCS,
 	// and never more than there are connections.
@@ -78,6 +81,12 @@ type Config struct {
 	Objectives []Objective
 	// Registerer, if set, exports the run's metrics.
 	Registerer prometheus.Registerer
+	// Channels are the values of Call.Channel that calls of an operation may have,
+	// for metrics. Calls of other operations have none.
+	Channels map[int][]string
+	// Sessions, if set, is how many of the Source's sessions are under way. It is
+	// called by any goroutine.
+	Sessions func() int
 	// Delivered, if set, reads from a message of a gRPC stream when what it tells
 	// of was sent, on the run's clock (where Call.Intended is); false if it tells
 	// of nothing. It is called by all shards.
@@ -186,8 +195,10 @@ func (c *Config) check() error {
 		return errors.New("loadgen: a plan needs the rate it has")
 	case c.Rate == 0 && len(c.Objectives) > 0:
 		return errors.New("loadgen: a closed loop has no plan, and so nothing to judge by")
-	case c.Reference && c.Delivered != nil:
-		return errors.New("loadgen: deliveries are not measured by the reference transport")
+	case c.Reference && (c.Delivered != nil || len(c.Held) > 0):
+		return errors.New("loadgen: the reference transport holds no streams, and measures no deliveries")
+	case len(c.Held) > 0 && c.Requests > 0:
+		return errors.New("loadgen: streams are held until sessions end, not until a number of requests does")
 	case c.CatchUp != 0 && c.CatchUp < 1:
 		return fmt.Errorf("loadgen: catch-up at %g times the rate would never catch up", c.CatchUp)
 	}
@@ -329,7 +340,7 @@ func (c *Config) shards(clock *runClock, m *metrics) ([]*shard, error) {
 		shards = append(shards, s)
 		e := engine.Config{
 			Clock: clock, Driver: p, Ops: len(t.Ops),
-			Settle: c.Warmup, Measure: c.For, Drain: c.Drain, Timeout: c.Timeout, Timeouts: c.Timeouts,
+			Settle: c.Warmup, Measure: c.For, Drain: c.Drain, Timeout: c.Timeout, Timeouts: c.Timeouts, Held: c.Held,
 			MaxInFlight: max(1, share(c.MaxInFlight, i, c.Shards)), CatchUp: c.CatchUp,
 		}
 		if e.Source, err = c.source(index, total); err != nil {

@@ -126,18 +126,18 @@ func TestRun(t *testing.T) {
 			}
 			got := collected(t, reg)
 			for name, want := range map[string]float64{
-				"loadgen_requests_total{channel=http1,code=200,op=all,outcome=ok}":      300,
-				"loadgen_requests_total{channel=http1,code=200,op=some,outcome=ok}":     270,
-				"loadgen_requests_total{channel=http1,code=503,op=some,outcome=status}": 30,
-				"loadgen_requests_total{channel=http1,code=,op=all,outcome=timeout}":    0,
-				"loadgen_response_seconds{op=all}":                                      300,
-				"loadgen_service_seconds{op=some}":                                      300,
-				"loadgen_lag_seconds{}":                                                 600,
-				"loadgen_target_requests_per_second{}":                                  1000,
-				"loadgen_inflight_requests{}":                                           0,
-				"loadgen_shed_total{reason=in_flight}":                                  0,
-				"loadgen_phase{phase=done}":                                             1,
-				"loadgen_phase{phase=measure}":                                          0,
+				"loadgen_requests_total{channel=none,code=200,op=all,outcome=ok}":      300,
+				"loadgen_requests_total{channel=none,code=200,op=some,outcome=ok}":     270,
+				"loadgen_requests_total{channel=none,code=503,op=some,outcome=status}": 30,
+				"loadgen_requests_total{channel=none,code=,op=all,outcome=timeout}":    0,
+				"loadgen_response_seconds{op=all}":                                     300,
+				"loadgen_service_seconds{op=some}":                                     300,
+				"loadgen_lag_seconds{}":                                                600,
+				"loadgen_target_requests_per_second{}":                                 1000,
+				"loadgen_inflight_requests{}":                                          0,
+				"loadgen_shed_total{reason=in_flight}":                                 0,
+				"loadgen_phase{phase=done}":                                            1,
+				"loadgen_phase{phase=measure}":                                         0,
 			} {
 				if v, ok := got[name]; !ok || v != want {
 					t.Errorf("%s: got %g (there %t), want %g", name, v, ok, want)

@@ -17,7 +17,6 @@ import (
 // Registerer, exports nothing and costs nothing but a nil check a call.
 type metrics struct {
 	cfg      *Config
-	channel  string
 	clock    atomic.Pointer[runClock]
 	ended    atomic.Bool
 	inFlight atomic.Int64
@@ -34,32 +33,38 @@ type metrics struct {
 // phases of a run, as a metric tells them.
 var phases = []string{"settle", "measure", "drain", "done"}
 
-// channels are what transport.Protocol is called in metrics.
-var channels = map[transport.Protocol]string{transport.HTTP1: "http1", transport.HTTP2: "http2", transport.GRPC: "grpc"}
+// noChannel is what a call that carries no message is counted under.
+const noChannel = "none"
 
 func newMetrics(cfg *Config) (*metrics, error) {
 	if cfg.Registerer == nil {
 		return nil, nil
 	}
 	constant := prometheus.Labels{"scenario": cfg.Scenario}
-	m := &metrics{cfg: cfg, channel: channels[cfg.Transport.Protocol]}
+	m := &metrics{cfg: cfg}
 	m.pools.Store(new([]*transport.Pool))
 	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "loadgen_requests_total", Help: "Calls that ended, by how, with the HTTP or gRPC status where there was an answer.", ConstLabels: constant,
 	}, []string{"op", "channel", "outcome", "code"})
 	m.shed = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "loadgen_shed_total", Help: "Planned calls that were not made.", ConstLabels: constant,
+		Name: "loadgen_shed_total", Help: "Planned calls that were not made.",
 	}, []string{"reason"})
 	for s := range engine.Sheds {
 		m.shed.WithLabelValues(s.String())
 	}
 	var byOp [][]string
-	for _, o := range cfg.Transport.Ops {
+	for i, o := range cfg.Transport.Ops {
 		byOp = append(byOp, []string{o.Name})
-		m.requests.WithLabelValues(o.Name, m.channel, transport.OK.String(), m.success())
-		for c := transport.OK + 1; c < transport.Classes; c++ {
-			if !c.Answered() {
-				m.requests.WithLabelValues(o.Name, m.channel, c.String(), "")
+		channels := cfg.Channels[i]
+		if channels == nil {
+			channels = []string{noChannel}
+		}
+		for _, channel := range channels {
+			m.requests.WithLabelValues(o.Name, channel, transport.OK.String(), m.success())
+			for c := transport.OK + 1; c < transport.Classes; c++ {
+				if !c.Answered() {
+					m.requests.WithLabelValues(o.Name, channel, c.String(), "")
+				}
 			}
 		}
 	}
@@ -71,21 +76,18 @@ func newMetrics(cfg *Config) (*metrics, error) {
 	m.lag = histogram("loadgen_lag_seconds", "From when a call was due to its first byte.", nil, nil)
 	m.delivery = histogram("loadgen_delivery_seconds", "From when something was sent to when a stream told of it.", nil, nil)
 	gauge := func(name, help string, labels prometheus.Labels, f func() float64) prometheus.Collector {
-		all := prometheus.Labels{"scenario": cfg.Scenario}
-		for k, v := range labels {
-			all[k] = v
-		}
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: all}, f)
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, f)
 	}
 	all := []prometheus.Collector{
 		m.requests, m.shed, m.response, m.service, m.lag, m.delivery,
-		gauge("loadgen_target_requests_per_second", "The planned mean rate of this worker; 0 is a closed loop.", nil, func() float64 { return cfg.Rate / float64(cfg.Total) }),
+		gauge("loadgen_target_requests_per_second", "The planned mean rate of this worker; 0 is a closed loop.", constant, func() float64 { return cfg.Rate / float64(cfg.Total) }),
 		gauge("loadgen_inflight_requests", "Calls that are due and have not ended.", nil, func() float64 { return float64(m.inFlight.Load()) }),
+		gauge("loadgen_sessions", "Sessions of users under way.", nil, func() float64 { return float64(m.sessions()) }),
 		gauge("loadgen_connections", "Connections.", prometheus.Labels{"state": "open"}, func() float64 { open, _ := m.connections(); return float64(open) }),
 		gauge("loadgen_connections", "Connections.", prometheus.Labels{"state": "opening"}, func() float64 { _, opening := m.connections(); return float64(opening) }),
 	}
 	for i, p := range phases {
-		all = append(all, gauge("loadgen_phase", "1 for the phase that the run is in.", prometheus.Labels{"phase": p}, func() float64 {
+		all = append(all, gauge("loadgen_phase", "1 for the phase that the run is in.", prometheus.Labels{"scenario": cfg.Scenario, "phase": p}, func() float64 {
 			if m.phase() == i {
 				return 1
 			}
@@ -109,6 +111,13 @@ func (m *metrics) success() string {
 		return "0"
 	}
 	return "200"
+}
+
+func (m *metrics) sessions() int {
+	if m.cfg.Sessions == nil || m.ended.Load() {
+		return 0
+	}
+	return m.cfg.Sessions()
 }
 
 func (m *metrics) connections() (open, opening int) {
@@ -180,9 +189,10 @@ func (m *metrics) observer(p pool, source engine.Observer) engine.Observer {
 }
 
 type answerKey struct {
-	op    int
-	class transport.Class
-	code  int
+	op      int
+	channel string
+	class   transport.Class
+	code    int
 }
 
 // observer is a shard's own view of the metrics.
@@ -201,11 +211,11 @@ func (o *observer) Released(op int, late time.Duration) {
 	}
 }
 
-func (o *observer) Shed(op int, why engine.Shed) {
+func (o *observer) Shed(c *transport.Call, why engine.Shed) {
 	o.m.inFlight.Add(-1)
 	o.m.shed.WithLabelValues(why.String()).Inc()
 	if o.source != nil {
-		o.source.Shed(op, why)
+		o.source.Shed(c, why)
 	}
 }
 
@@ -220,14 +230,18 @@ func (o *observer) Ended(c *transport.Call, phase engine.Phase, final bool) {
 }
 
 func (o *observer) count(c *transport.Call) {
-	key := answerKey{c.Op, c.Class, c.Code}
+	key := answerKey{c.Op, c.Channel, c.Class, c.Code}
 	n := o.counts[key]
 	if n == nil {
 		code := ""
 		if c.Class.Answered() {
 			code = strconv.Itoa(c.Code)
 		}
-		n = o.m.requests.WithLabelValues(o.m.cfg.Transport.Ops[c.Op].Name, o.m.channel, c.Class.String(), code)
+		channel := c.Channel
+		if channel == "" {
+			channel = noChannel
+		}
+		n = o.m.requests.WithLabelValues(o.m.cfg.Transport.Ops[c.Op].Name, channel, c.Class.String(), code)
 		o.counts[key] = n
 	}
 	n.Inc()

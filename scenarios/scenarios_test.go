@@ -42,7 +42,8 @@ func TestAllCompileAndPlan(t *testing.T) {
 
 // realised is what a plan comes to.
 type realised struct {
-	calls    int     // that are measured
+	calls    int // that are measured
+	streams  int
 	length   float64 // of a session in calls
 	sessions map[uint64]bool
 	mix      map[string]float64 // shares
@@ -56,6 +57,10 @@ func realise(t *testing.T, name string, scale float64) realised {
 	r := realised{length: sc.Calls(), sessions: map[uint64]bool{}, mix: map[string]float64{}, users: map[uint64]int{}}
 	err := sc.Simulate(scenario.Run{Seed: 42, ID: "t", Scale: scale}, 0, 1, 20*time.Millisecond, func(m scenario.Made) {
 		if m.Settle {
+			return
+		}
+		if m.Stream {
+			r.streams++
 			return
 		}
 		r.calls++
@@ -100,6 +105,7 @@ func TestMessagesChatIsWhatItSays(t *testing.T) {
 	writes := r.mix["mark"] + r.mix["reply"] + r.mix["send"] + r.mix["move"] + r.mix["delete"]
 	near(t, "share of writes", writes, 0.337, 0.015)
 	near(t, "messages a session", float64(len(r.drafts))/float64(r.calls)*r.length, 1.2, 0.15)
+	near(t, "streams a session that begins", float64(r.streams)/(100*120), 0.5, 0.03)
 	checkContent(t, r.drafts)
 
 	people, err := population.New(population.Config{Seed: 42, Users: 20000, Sigma: 1.4})
@@ -166,6 +172,9 @@ func TestMessagesMailIsWhatItSays(t *testing.T) {
 	r := realise(t, "messages-mail", 5)
 	for op, want := range map[string]float64{"list": 0.08, "read": 0.51, "send": 0.045, "reply": 0.045, "move": 0.10, "delete": 0.20, "search": 0.01} {
 		near(t, "share of "+op, r.mix[op], want, 0.02)
+	}
+	if r.streams != 0 {
+		t.Errorf("got %d streams, want none", r.streams)
 	}
 	for _, d := range r.drafts {
 		if d.Channel != population.Email && d.Channel != population.Message {

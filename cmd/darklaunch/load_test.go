@@ -44,6 +44,7 @@ func endLoad(t *testing.T, args string) (code int, r *loadgen.Result, text strin
 		t.Fatalf("%v: %s", err, b)
 	}
 	checkSums(t, r)
+	checkSchema(t, "load", b)
 	return code, r, text
 }
 
@@ -372,8 +373,8 @@ func TestLoadMetrics(t *testing.T) {
 		}
 		text := string(b)
 		return strings.Contains(text, `loadgen_target_requests_per_second{scenario="adhoc"} 200`) &&
-			strings.Contains(text, `loadgen_requests_total{channel="http1",code="200",op="request",outcome="ok",scenario="adhoc"}`) &&
-			!strings.Contains(text, `loadgen_requests_total{channel="http1",code="200",op="request",outcome="ok",scenario="adhoc"} 0`+"\n")
+			strings.Contains(text, `loadgen_requests_total{channel="none",code="200",op="request",outcome="ok",scenario="adhoc"}`) &&
+			!strings.Contains(text, `loadgen_requests_total{channel="none",code="200",op="request",outcome="ok",scenario="adhoc"} 0`+"\n")
 	})
 	r.signal(syscall.SIGTERM)
 	r.end()

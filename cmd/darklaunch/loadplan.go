@@ -30,6 +30,9 @@ type planResult struct {
 	Sent     int               `json:"sent_bytes"`
 	Ops      map[string]planOp `json:"ops"`
 	Channels map[string]int    `json:"channels,omitempty"`
+	// Streams are held by sessions, and no calls of these.
+	Streams int     `json:"streams"`
+	Held    float64 `json:"streams_at_a_time"`
 	// Concurrency is by Little's law: calls at a time, and sessions.
 	Service     float64 `json:"assumed_service_s"`
 	Concurrency float64 `json:"concurrency"`
@@ -78,6 +81,9 @@ each after --service.`,
 		fmt.Fprintf(w, "arrivals\t%d, with %d calls of %d users: %.1f/s\n", r.Arrivals, r.Calls, r.Users, r.Rate)
 		fmt.Fprintf(w, "requests\t%d bytes of body, %.0f a call\n", r.Sent, float64(r.Sent)/float64(max(1, r.Calls)))
 		fmt.Fprintf(w, "at a time\t%.1f calls of %v, %.1f sessions\n", r.Concurrency, service, r.Sessions)
+		if r.Streams > 0 {
+			fmt.Fprintf(w, "streams\t%d opened, %.1f at a time\n", r.Streams, r.Held)
+		}
 		if len(r.Channels) > 0 {
 			var parts []string
 			for _, c := range slices.Sorted(maps.Keys(r.Channels)) {
@@ -120,6 +126,10 @@ func makePlan(s *scenario.Scenario, run scenario.Run, service time.Duration) (*p
 		if begun[m.Session] = true; m.Settle {
 			return
 		}
+		if m.Stream {
+			r.Streams++
+			return
+		}
 		r.Calls++
 		r.Sent += m.Bytes
 		users[m.Call.User] = true
@@ -141,6 +151,7 @@ func makePlan(s *scenario.Scenario, run scenario.Run, service time.Duration) (*p
 	r.Arrivals, r.Users = len(begun), len(users)
 	r.Rate = float64(r.Calls) / r.Duration
 	r.Concurrency = r.Rate * r.Service
-	r.Sessions = cfg.Rate / s.Calls() * s.SessionTime(service).Seconds()
+	r.Sessions = cfg.Rate / (s.Calls() + s.Held()) * s.SessionTime(service).Seconds()
+	r.Held = r.Sessions * s.Held()
 	return r, nil
 }

@@ -1,20 +1,30 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -29,7 +39,47 @@ type mailboxes struct {
 	mu      sync.Mutex
 	threads map[string][]string // by user, the newest first
 	keys    map[string]bool
-	wrong   []string // what no client should have sent
+	wrong   []string                                    // what no client should have sent
+	members map[string][]string                         // by thread
+	streams map[string][]chan *messagesv1.WatchResponse // by user
+	opened  int
+	delay   time.Duration // from a message to its event
+}
+
+// tell puts a message on its readers' streams, those of the author too.
+func (m *mailboxes) tell(thread, author string, r *messagesv1.SendRequest) {
+	event := &messagesv1.WatchResponse{Event: &messagesv1.WatchResponse_Message{Message: &messagesv1.Message{ThreadId: thread, Body: r.Body,
+		Author: &messagesv1.Participant{Address: &messagesv1.Participant_User{User: author}}}}}
+	for _, user := range m.members[thread] {
+		for _, to := range m.streams[user] {
+			time.AfterFunc(m.delay, func() { to <- event })
+		}
+	}
+}
+
+func (m *mailboxes) Watch(_ *messagesv1.WatchRequest, s grpc.ServerStreamingServer[messagesv1.WatchResponse]) error {
+	events := make(chan *messagesv1.WatchResponse, 10000)
+	m.mu.Lock()
+	user := m.user(s.Context(), "", false)
+	m.streams[user] = append(m.streams[user], events)
+	m.opened++
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.streams[user] = slices.DeleteFunc(m.streams[user], func(c chan *messagesv1.WatchResponse) bool { return c == events })
+	}()
+	event := &messagesv1.WatchResponse{Event: &messagesv1.WatchResponse_Started_{Started: new(messagesv1.WatchResponse_Started)}}
+	for {
+		if err := s.Send(event); err != nil {
+			return err
+		}
+		select {
+		case event = <-events:
+		case <-s.Context().Done():
+			return nil
+		}
+	}
 }
 
 // user returns the caller, and notes keys that come twice.
@@ -76,13 +126,17 @@ func (m *mailboxes) Send(ctx context.Context, r *messagesv1.SendRequest) (*messa
 		m.wrong = append(m.wrong, "send "+r.String())
 	}
 	if r.ThreadId != "" {
+		m.tell(r.ThreadId, user, r)
 		return &messagesv1.SendResponse{ThreadId: r.ThreadId}, m.has(user, r.ThreadId)
 	}
 	id := fmt.Sprintf("t-%d", len(m.keys))
 	m.threads[user] = append([]string{id}, m.threads[user]...)
+	m.members[id] = []string{user}
 	for _, to := range r.Recipients {
+		m.members[id] = append(m.members[id], to.GetUser())
 		m.threads[to.GetUser()] = append([]string{id}, m.threads[to.GetUser()]...)
 	}
+	m.tell(id, user, r)
 	return &messagesv1.SendResponse{ThreadId: id}, nil
 }
 
@@ -118,7 +172,7 @@ func serveMailboxes(t *testing.T) (*mailboxes, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mailboxes{threads: map[string][]string{}, keys: map[string]bool{}}
+	m := &mailboxes{threads: map[string][]string{}, keys: map[string]bool{}, members: map[string][]string{}, streams: map[string][]chan *messagesv1.WatchResponse{}}
 	s := grpc.NewServer()
 	messagesv1.RegisterMessagesServer(s, m)
 	go s.Serve(l)
@@ -162,7 +216,8 @@ func TestLoadRunMessages(t *testing.T) {
 			if code != exitDone && !strings.Contains(stderr, "released calls late") || r == nil {
 				t.Fatalf("got %d, %s", code, stderr)
 			}
-			if r.Scenario != name || r.OK != r.Sent || r.Sent < 30 {
+			// A stream whose session ends at once may be let go of before it has told anything.
+			if r.Scenario != name || r.OK+r.Ops["watch"].InFlight != r.Sent || r.Sent < 30 {
 				t.Errorf("got %d of %d calls answered well, errors %v", r.OK, r.Sent, r.Errors)
 			}
 			m.mu.Lock()
@@ -185,6 +240,105 @@ func TestLoadRunMessages(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLoadRunHoldsStreams has all users watch, and a service that tells of each
+// message 30 ms later.
+func TestLoadRunHoldsStreams(t *testing.T) {
+	t.Parallel()
+	m, addr := serveMailboxes(t)
+	m.delay = 30 * time.Millisecond
+	text := strings.ReplaceAll(fmt.Sprintf(short, "messages-chat", "60/s"), "users: 40", "users: 6") +
+		"session: {streams: {watch: {share: 1, told: message.body}}, think: {exponential: {mean: 20ms, max: 100ms}}}\n"
+	code, r, stderr := endLoad(t, "run "+writeScenario(t, text)+" --target "+addr)
+	if code != exitDone && !strings.Contains(stderr, "released calls late") || r == nil {
+		t.Fatalf("got %d, %s", code, stderr)
+	}
+	watch := r.Ops["watch"]
+	// 36 sessions begin while it is measured. One that has no second step may be over before its stream has begun to tell.
+	if watch.Sent != 36 || watch.OK < 25 || watch.OK+watch.InFlight != watch.Sent {
+		t.Errorf("got %d streams, %d of them ok, %d given up, errors %v: want 36, nearly all of them ok", watch.Sent, watch.OK, watch.InFlight, watch.Errors)
+	}
+	// That a stream lasts is not its response time.
+	if p50 := watch.Response.P50; p50 > 0.03 {
+		t.Errorf("got a median response of streams of %vs, want what their first message took", p50)
+	}
+	if d := r.Delivery; d == nil || d.P50 < 0.03 || d.P50 > 0.3 || watch.Delivery == nil || watch.Delivery.P50 != d.P50 {
+		t.Errorf("got deliveries %+v, of streams %+v, want about 30 ms", d, watch.Delivery)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.wrong) > 0 || m.opened < 40 || m.opened > 48 {
+		t.Errorf("got %d streams opened, %d wrong calls %v, want one each of nearly all 48 sessions, and none", m.opened, len(m.wrong), m.wrong)
+	}
+}
+
+// scrape returns the values of a page of metrics by name and labels.
+func scrape(t *testing.T, url string) map[string]float64 {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	values := map[string]float64{}
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), "} "); ok {
+			values[name+"}"], _ = strconv.ParseFloat(value, 64)
+		} else if name, value, ok := strings.Cut(lines.Text(), " "); ok {
+			values[name], _ = strconv.ParseFloat(value, 64)
+		}
+	}
+	return values
+}
+
+// TestLoadRunMetrics reads the contract's metrics while sessions are under way.
+func TestLoadRunMetrics(t *testing.T) {
+	t.Parallel()
+	_, addr := serveMailboxes(t)
+	text := "apiVersion: load/v1\nextends: messages-chat\narrivals: {curve: [{for: 1h, hold: 100/s}]}\npopulation: {users: 10}\n" +
+		"session: {streams: {watch: {share: 1, told: message.body}}, think: {exponential: {mean: 50ms, max: 1s}}}\n"
+	r := start(t, "load", "run", writeScenario(t, text), "--target", addr, "--metrics", "127.0.0.1:0")
+	url := "http://" + r.ready("metrics") + "/metrics"
+	const run = `scenario="messages-chat"`
+	// What must have happened, and then what must be there beside it.
+	seen := []string{
+		"loadgen_sessions",
+		`loadgen_connections{state="open"}`,
+		"loadgen_inflight_requests",
+		"loadgen_lag_seconds_count{" + run + "}",
+		"loadgen_delivery_seconds_count{" + run + "}",
+		`loadgen_response_seconds_count{op="watch",` + run + "}",
+		`loadgen_service_seconds_count{op="send",` + run + "}",
+		`loadgen_requests_total{channel="none",code="0",op="list",outcome="ok",` + run + "}",
+		`loadgen_requests_total{channel="chat",code="0",op="send",outcome="ok",` + run + "}",
+		`loadgen_target_requests_per_second{` + run + "}",
+		`loadgen_phase{phase="measure",` + run + "}",
+	}
+	got := map[string]float64{}
+	waitFor(t, "all that a run has", func() bool {
+		got = scrape(t, url)
+		return !slices.ContainsFunc(seen, func(name string) bool { return !(got[name] > 0) })
+	})
+	zero := []string{
+		`loadgen_phase{phase="settle",` + run + "}", `loadgen_phase{phase="drain",` + run + "}", `loadgen_phase{phase="done",` + run + "}",
+		`loadgen_shed_total{reason="in_flight"}`, `loadgen_shed_total{reason="no_connection"}`, `loadgen_shed_total{reason="end"}`,
+		`loadgen_requests_total{channel="sms",code="",op="reply",outcome="reset",` + run + "}",
+	}
+	for _, name := range zero {
+		if v, ok := got[name]; !ok || v != 0 {
+			t.Errorf("got %v, %v of %s, want a 0", v, ok, name)
+		}
+	}
+	// A hundred sessions a second of 9 calls, and a stream each.
+	if rate := got[`loadgen_target_requests_per_second{`+run+"}"]; rate < 800 || rate > 1100 {
+		t.Errorf("got %v calls a second, want nine and a half a session", rate)
+	}
+	if open, all := got[`loadgen_connections{state="open"}`], got[`loadgen_connections{state="opening"}`]+got[`loadgen_connections{state="open"}`]; open > 16 || all > 16 {
+		t.Errorf("got %v connections open, %v with those opening, want at most the scenario's 16", open, all)
+	}
+	r.signal(syscall.SIGTERM)
+	r.end()
 }
 
 // TestLoadRunSharesAPlan has two workers begin together, and merges what they made.
@@ -225,6 +379,7 @@ func TestLoadPlan(t *testing.T) {
 		if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != exitDone {
 			t.Fatalf("%s: got %d, %v, %s", name, code, err, stderr)
 		}
+		checkSchema(t, "loadplan", []byte(stdout))
 		sum := 0
 		for _, o := range r.Ops {
 			sum += o.Calls
@@ -283,5 +438,105 @@ func TestScenarioReferenceIsRight(t *testing.T) {
 		if _, err := loadScenario(writeScenario(t, text)); err != nil {
 			t.Errorf("%v:\n%s", err, text)
 		}
+	}
+}
+
+// briefly makes a scenario of single calls last two seconds.
+const briefly = "apiVersion: load/v1\nextends: %s\narrivals: {curve: [{phase: settle, for: 100ms, hold: 200/s}, {for: 2s, hold: 200/s}]}\n%s"
+
+// TestLoadRunHTTPGet sends http-get, and a mix made of it, to a net/http server.
+func TestLoadRunHTTPGet(t *testing.T) {
+	t.Parallel()
+	var arrived tally
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { arrived.add(r.Method + " " + r.URL.Path) }))
+	defer s.Close()
+	arrived.check(t, "http-get", strings.TrimPrefix(s.URL, "http://"), "", map[string]float64{"GET /": 1})
+	arrived.check(t, "http-get", strings.TrimPrefix(s.URL, "http://"), "mix: {get: 3, put: 1}\nops: {put: {method: PUT, path: /x, body: hello}}\n",
+		map[string]float64{"GET /": 0.75, "PUT /x": 0.25})
+}
+
+// TestLoadRunGRPCUnary sends grpc-unary, and a mix made of it, to grpc-go's health service.
+func TestLoadRunGRPCUnary(t *testing.T) {
+	t.Parallel()
+	var arrived tally
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, r any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		arrived.add(info.FullMethod + " " + r.(*healthpb.HealthCheckRequest).GetService())
+		return next(ctx, r)
+	}))
+	h := health.NewServer()
+	h.SetServingStatus("mail", healthpb.HealthCheckResponse_SERVING)
+	healthpb.RegisterHealthServer(s, h)
+	go s.Serve(l)
+	defer s.Stop()
+	const check = "/grpc.health.v1.Health/Check "
+	arrived.check(t, "grpc-unary", l.Addr().String(), "", map[string]float64{check: 1})
+	arrived.check(t, "grpc-unary", l.Addr().String(), "mix: {check: 1, mail: 1}\nops: {mail: {rpc: grpc.health.v1.Health/Check, request: {service: mail}}}\n",
+		map[string]float64{check: 0.5, check + "mail": 0.5})
+}
+
+// tally counts what arrives at a service.
+type tally struct {
+	mu sync.Mutex
+	of map[string]int
+}
+
+func (y *tally) add(what string) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.of[what]++
+}
+
+// check runs the scenario, changed by more, and holds the mix of the 420 calls that arrive to want.
+func (y *tally) check(t *testing.T, scenario, addr, more string, want map[string]float64) {
+	t.Helper()
+	y.mu.Lock()
+	y.of = map[string]int{}
+	y.mu.Unlock()
+	code, r, stderr := endLoad(t, "run "+writeScenario(t, fmt.Sprintf(briefly, scenario, more))+" --target "+addr)
+	if code != exitDone && !strings.Contains(stderr, "released calls late") || r == nil || r.OK != 400 || *r.Planned != 400 {
+		t.Fatalf("got %d, %+v, %s, want 400 calls, all ok", code, r, stderr)
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	sum := 0
+	for what, n := range y.of {
+		sum += n
+		if got := float64(n) / 420; math.Abs(got-want[what]) > 0.08 {
+			t.Errorf("%s: got a share of %.3f of %s, want %v", scenario, got, what, want[what])
+		}
+	}
+	if sum != 420 || len(r.Ops) != len(want) {
+		t.Errorf("%s: got %v, and %v in the result, want 420 calls of %v", scenario, y.of, opNames(r), want)
+	}
+}
+
+// TestLoadProgress has a load draw its line on a terminal, and take it away.
+func TestLoadProgress(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	ours, theirs := terminal(t)
+	cmd := exec.Command(os.Args[0], strings.Fields("load http "+s.URL+" --rate 100/s --for 1200ms")...)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Stderr = theirs
+	if err := cmd.Run(); err != nil && cmd.ProcessState.ExitCode() != exitInconclusive {
+		t.Fatal(err)
+	}
+	drawn := make([]byte, 4096)
+	n, err := ours.Read(drawn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(drawn[:n]), "\r\x1b[K")
+	line := regexp.MustCompile(`^1s of 1\.2s · [1-9][0-9]*/s · [1-9][0-9]* calls · [1-9][0-9]* errors · [0-9]+ under way$`)
+	if !slices.ContainsFunc(lines, line.MatchString) {
+		t.Errorf("got %q, want a line with what there was after a second", lines)
+	}
+	if strings.Contains(lines[len(lines)-1], "calls ·") {
+		t.Errorf("got %q, want the line taken away at the end", lines)
 	}
 }

@@ -36,6 +36,7 @@ const (
 	Steps      Stream = 6 // what a session does; n = arrival, k = step
 	Operations Stream = 7 // the robot's choice; n = arrival
 	Content    Stream = 8 // what an operation carries; n = arrival, k = step
+	Streams    Stream = 9 // whether a user holds a stream; n = user, k = which
 )
 
 const phi = 0x9e3779b97f4a7c15

@@ -41,6 +41,15 @@ type Source interface {
 	Take(c *transport.Call)
 }
 
+// A Holder is a Source some of whose calls are streams that last until it lets
+// go of them; Config.Held says which operations these are.
+type Holder interface {
+	Source
+	// LetGo returns a held call that has served its time and has not ended, or
+	// nil. It is asked until there is none, after each Poll.
+	LetGo() *transport.Call
+}
+
 // Phase is a stretch of a run. A call belongs to the phase of its intended time.
 type Phase uint8
 
@@ -67,6 +76,11 @@ type Config struct {
 	Timeout time.Duration
 	// Timeouts replaces Timeout for single operations; negative means none.
 	Timeouts map[int]time.Duration
+	// Held are the operations whose calls are streams that the Source, a Holder,
+	// ends. They have no time-out and are not waited for when all else is over. A
+	// held call is done when its first message has come, and went well if it was let
+	// go of after that; one that was let go of before counts as in flight.
+	Held map[int]bool
 	// MaxInFlight bounds the calls that are made and not ended, waiting for a
 	// connection included; what is due beyond is shed. Zero means 131,072.
 	MaxInFlight int
@@ -90,7 +104,7 @@ type Observer interface {
 	// over; then it is not final.
 	Ended(c *transport.Call, phase Phase, final bool)
 	// Shed: a call was not made.
-	Shed(op int, why Shed)
+	Shed(c *transport.Call, why Shed)
 }
 
 const (
@@ -112,6 +126,7 @@ type flight struct {
 // Shard runs a share of the load. It belongs to one goroutine.
 type Shard struct {
 	cfg     Config
+	holder  Holder        // nil if no call is held
 	end     time.Duration // no call is intended from here on
 	tallies [Phases][]Tally
 
@@ -140,6 +155,7 @@ func New(cfg Config) *Shard {
 	if cfg.Drain == 0 {
 		s.cfg.Drain = longest
 	}
+	s.holder, _ = cfg.Source.(Holder)
 	for p := range s.tallies {
 		s.tallies[p] = make([]Tally, cfg.Ops)
 	}
@@ -149,6 +165,9 @@ func New(cfg Config) *Shard {
 const never = time.Duration(1<<63 - 1)
 
 func (s *Shard) timeout(op int) time.Duration {
+	if s.cfg.Held[op] {
+		return -1
+	}
 	if d, ok := s.cfg.Timeouts[op]; ok {
 		return d
 	}
@@ -172,6 +191,7 @@ func (s *Shard) Run(ctx context.Context) [Phases][]Tally {
 		for _, c := range s.cfg.Driver.Poll(s.wake(now)) {
 			s.ended(c.Data.(*flight))
 		}
+		s.letGo()
 	}
 	s.abandon(s.cfg.Clock.Now())
 	return s.tallies
@@ -238,7 +258,7 @@ func (s *Shard) release(now time.Duration) {
 func (s *Shard) make(at, now time.Duration) {
 	f := s.take()
 	c := &f.call
-	c.Op, c.User, c.Path, c.Header, c.Body = 0, 0, "", nil, nil
+	c.Op, c.User, c.Path, c.Header, c.Body, c.Channel = 0, 0, "", nil, nil, ""
 	c.Intended, c.Data = at, f
 	s.cfg.Source.Take(c)
 	f.phase = s.phase(at)
@@ -272,8 +292,41 @@ func (s *Shard) ended(f *flight) {
 	if s.cfg.Closed > 0 && c.Sent >= 0 {
 		c.Intended = c.Sent
 	}
+	if s.cfg.Held[c.Op] && c.First > 0 {
+		c.Done = c.First
+	}
 	s.tally(f).end(c)
 	s.leave(f, true)
+}
+
+// letGo ends the streams that have served their time.
+func (s *Shard) letGo() {
+	if s.holder == nil {
+		return
+	}
+	for c := s.holder.LetGo(); c != nil; c = s.holder.LetGo() {
+		s.stop(c.Data.(*flight), s.cfg.Clock.Now(), ShedNoConnection)
+	}
+}
+
+// stop takes back a call that nobody waits for any longer; one that was never
+// tried is shed.
+func (s *Shard) stop(f *flight, now time.Duration, why Shed) {
+	c := &f.call
+	s.cfg.Driver.Cancel(c)
+	c.Done = now
+	switch {
+	case !c.Tried:
+		s.flights[c.Op].remove(f)
+		s.count--
+		s.shed(f, why, now)
+	case s.cfg.Held[c.Op] && c.First > 0:
+		c.Class, c.Code = transport.OK, 0
+		s.ended(f)
+	default:
+		s.tally(f).abandon(c)
+		s.leave(f, false)
+	}
 }
 
 // expire gives up the calls whose time is over.
@@ -316,7 +369,7 @@ func (s *Shard) shed(f *flight, why Shed, now time.Duration) {
 	t.Shed[why]++
 	t.Response.Censored.Record(now - f.call.Intended)
 	if s.cfg.Observer != nil {
-		s.cfg.Observer.Shed(f.call.Op, why)
+		s.cfg.Observer.Shed(&f.call, why)
 	}
 	s.put(f)
 }
@@ -325,17 +378,7 @@ func (s *Shard) shed(f *flight, why Shed, now time.Duration) {
 func (s *Shard) abandon(now time.Duration) {
 	for op := range s.flights {
 		for f := s.flights[op].head; f != nil; f = s.flights[op].head {
-			c := &f.call
-			s.cfg.Driver.Cancel(c)
-			c.Done = now
-			if c.Tried {
-				s.tally(f).abandon(c)
-				s.leave(f, false)
-				continue
-			}
-			s.flights[op].remove(f)
-			s.count--
-			s.shed(f, ShedEnd, now)
+			s.stop(f, now, ShedEnd)
 		}
 	}
 }
@@ -352,7 +395,7 @@ func (s *Shard) leave(f *flight, final bool) {
 
 // over says that nothing is left to do or to wait for.
 func (s *Shard) over(now time.Duration) bool {
-	if s.count == 0 {
+	if s.count == s.held() {
 		if s.cfg.Closed > 0 {
 			return !s.more(now)
 		}
@@ -360,6 +403,14 @@ func (s *Shard) over(now time.Duration) bool {
 		return !more
 	}
 	return now >= s.end && now >= s.end+s.cfg.Drain
+}
+
+// held is how many streams are held.
+func (s *Shard) held() (n int) {
+	for op := range s.cfg.Held {
+		n += s.flights[op].n
+	}
+	return n
 }
 
 // wake returns until when there is nothing to do but wait.
@@ -390,9 +441,13 @@ func (s *Shard) take() *flight {
 func (s *Shard) put(f *flight) { f.next, s.free = s.free, f }
 
 // flights is a queue that any of its members can leave.
-type flights struct{ head, tail *flight }
+type flights struct {
+	head, tail *flight
+	n          int
+}
 
 func (l *flights) push(f *flight) {
+	l.n++
 	f.prev, f.next = l.tail, nil
 	if l.tail != nil {
 		l.tail.next = f
@@ -403,6 +458,7 @@ func (l *flights) push(f *flight) {
 }
 
 func (l *flights) remove(f *flight) {
+	l.n--
 	if f.prev != nil {
 		f.prev.next = f.next
 	} else {

@@ -23,7 +23,7 @@ type watch struct {
 }
 
 func (w *watch) Released(int, time.Duration) { w.released++ }
-func (w *watch) Shed(int, Shed)              { w.shed++ }
+func (w *watch) Shed(*transport.Call, Shed)  { w.shed++ }
 func (w *watch) Ended(c *transport.Call, _ Phase, _ bool) {
 	w.ended++
 	if w.each != nil {
@@ -267,4 +267,88 @@ func BenchmarkShard(b *testing.B) {
 	cfg := Config{Source: NewPlan(&even{rate: 20000, end: time.Duration(b.N) * 50 * time.Microsecond}, nil), Measure: time.Duration(b.N) * 50 * time.Microsecond}
 	b.ReportAllocs()
 	run(server, cfg)
+}
+
+// holding is a Source of one stream, and calls of which the second from the last
+// has it let go.
+type holding struct {
+	*Plan
+	stream *transport.Call
+	taken  int
+	letGo  bool
+}
+
+func (h *holding) Take(c *transport.Call) {
+	h.Plan.Take(c)
+	if h.taken++; h.taken == 1 {
+		c.Op, h.stream = 1, c
+	}
+}
+
+func (h *holding) LetGo() *transport.Call {
+	c := h.stream
+	if c == nil || !h.letGo || h.taken < 10 {
+		return nil
+	}
+	h.stream = nil
+	return c
+}
+
+// TestHeldStreams lets go of a stream within the plan, or leaves it to the plan's
+// end; the service has told something on it after 3 ms, or nothing.
+func TestHeldStreams(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		letGo, tells bool
+	}{
+		{"let go", true, true}, {"never told anything", true, false}, {"the plan ends", false, true}, {"the plan ends, never told", false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			server := &sim{service: constant(time.Millisecond)}
+			src := &holding{letGo: c.letGo}
+			src.Plan = NewPlan(&poisson{rng: rand.New(rand.NewPCG(1, 1)), rate: 100, left: 20}, nil)
+			watch := new(watch)
+			tallies := New(Config{
+				Clock: server, Driver: streams{server, c.tells}, Source: src, Ops: 2, Measure: time.Second, Timeout: 5 * time.Millisecond,
+				Held: map[int]bool{1: true}, Observer: watch,
+			}).Run(context.Background())
+			stream := &tallies[Measure][1]
+			n := int(stream.Ended[transport.OK])
+			if c.tells && (n != 1 || stream.InFlight != 0 || stream.Response.Exact.Max().Round(10*time.Microsecond) != 3*time.Millisecond) {
+				t.Errorf("got %d ok, %d in flight, response %v, want a stream that answered after 3ms", n, stream.InFlight, stream.Response.Exact.Max())
+			}
+			if !c.tells && (n != 0 || stream.InFlight != 1 || stream.Response.Censored.Count() != 1) {
+				t.Errorf("got %d ok, %d in flight, want one that was given up", n, stream.InFlight)
+			}
+			if got := tallies[Measure][0].Ended[transport.OK]; got != 19 || watch.ended != 20 || watch.shed != 0 {
+				t.Errorf("got %d other calls, told %+v, want 19, and of all 20", got, watch)
+			}
+			if server.now > time.Second+10*time.Millisecond {
+				t.Errorf("the run took %v, want that nobody waits for the stream", server.now)
+			}
+		})
+	}
+}
+
+// streams is a driver whose calls of operation 1 never end.
+type streams struct {
+	*sim
+	tell bool
+}
+
+func (s streams) Start(c *transport.Call) {
+	if c.Op == 0 {
+		s.sim.Start(c)
+		return
+	}
+	c.Tried, c.Sent, c.First = true, s.now, 0
+	if s.tell {
+		c.First = s.now + 3*time.Millisecond
+	}
+}
+
+func (s streams) Cancel(c *transport.Call) {
+	if c.Op == 0 {
+		s.sim.Cancel(c)
+	}
 }

@@ -88,6 +88,12 @@ type chain struct {
 	Think   law                           `yaml:"think"`
 	Weights map[string]float64            `yaml:"weights"`
 	Next    map[string]map[string]float64 `yaml:"next"`
+	Streams map[string]*streamFile        `yaml:"streams"`
+}
+
+type streamFile struct {
+	Share *float64 `yaml:"share"`
+	Told  string   `yaml:"told"`
 }
 
 type content struct {

@@ -32,6 +32,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
+
 	"darklaunch/loadgen"
 	"darklaunch/loadgen/arrival"
 	"darklaunch/loadgen/descriptor"
@@ -60,6 +62,7 @@ type Scenario struct {
 	channelAs [4]string
 	limit     population.Draft // 0 is no limit
 	chain     *session.Chain   // nil if arrivals are single calls
+	streams   []stream         // that a session holds from its start to its end
 	weights   []float64        // of those
 	uniform   bool             // their users are drawn evenly
 	people    *population.Population
@@ -68,10 +71,18 @@ type Scenario struct {
 	segments  []arrival.Segment
 }
 
+// stream is an operation that sessions of a share of the users hold open.
+type stream struct {
+	op    int
+	share float64
+	told  saved // where a message tells of a text that was stamped; nil if none does
+}
+
 // op is an operation made ready.
 type op struct {
 	transport transport.Op
 	unused    bool // it has a weight of 0 and no request
+	held      bool // it is a stream that sessions hold
 	path      *template
 	headers   []header
 	body      parts // nil: the transport's own is sent
@@ -259,6 +270,30 @@ func (s *Scenario) compileWalk(r *reader) error {
 		return r.errorf("session", "%w", err)
 	}
 	s.chain = chain
+	return s.compileStreams(r)
+}
+
+// compileStreams puts the operations that sessions hold open after those of the chain.
+func (s *Scenario) compileStreams(r *reader) error {
+	for _, name := range slices.Sorted(maps.Keys(s.file.Session.Streams)) {
+		f, at := s.file.Session.Streams[name], "session.streams."+name
+		switch {
+		case f == nil: // it is taken out of what is extended
+			continue
+		case s.file.Ops[name] == nil:
+			return r.errorf(at, "there is no operation of that name")
+		case s.file.Session.Next[name] != nil:
+			return r.errorf(at, "session.next has %s too: want it in one of the two", name)
+		case s.file.Target.Protocol != "grpc":
+			return r.errorf(at, "want target.protocol grpc: no other has streams of messages")
+		}
+		x := stream{op: len(s.ops), share: 1}
+		if f.Share != nil {
+			x.share = *f.Share
+		}
+		s.streams = append(s.streams, x)
+		s.ops = append(s.ops, op{transport: transport.Op{Name: name}, held: true})
+	}
 	return nil
 }
 
@@ -307,6 +342,32 @@ func (s *Scenario) compileOps(r *reader) error {
 				return r.errorf("ops."+o.transport.Name+".otherwise", "there is no operation %s", other)
 			}
 			o.otherwise = at
+		}
+	}
+	return nil
+}
+
+// compileHeld checks an operation that sessions hold, and says where its messages
+// tell what they tell of.
+func (s *Scenario) compileHeld(r *reader, o *op, f *opFile, method protoreflect.MethodDescriptor) error {
+	name := o.transport.Name
+	if !method.IsStreamingServer() || method.IsStreamingClient() {
+		return r.errorf("ops."+name+".rpc", "%s: want a method that takes one message and answers by a stream, as session.streams names it", f.RPC)
+	}
+	if f.Otherwise != "" || f.When != "" || len(f.Save) > 0 || len(f.Let) > 0 || f.Timeout > 0 || len(o.needs) > 0 {
+		return r.errorf("ops."+name, "a stream is opened before there are values or answers: want no when, otherwise, let, save, timeout or variable")
+	}
+	told := s.file.Session.Streams[name].Told
+	if told == "" {
+		return nil
+	}
+	p, err := compileProtoPath(method.Output(), told)
+	if err != nil {
+		return r.errorf("session.streams."+name+".told", "%w", err)
+	}
+	for i := range s.streams {
+		if s.ops[s.streams[i].op].transport.Name == name {
+			s.streams[i].told = p
 		}
 	}
 	return nil
@@ -390,6 +451,11 @@ func (s *Scenario) compileRPC(r *reader, o *op, f *opFile, c *bodyCompiler) erro
 	method, err := descriptor.Method(s.found, f.RPC)
 	if err != nil {
 		return r.errorf(at+".rpc", "%w", err)
+	}
+	if o.held {
+		if err := s.compileHeld(r, o, f, method); err != nil {
+			return err
+		}
 	}
 	o.transport.Path, o.transport.ServerStream = "/"+strings.TrimPrefix(f.RPC, "/"), method.IsStreamingServer()
 	fields, ok := f.Request.(map[string]any)
@@ -492,9 +558,13 @@ type Run struct {
 
 // Stats count what sessions did instead of calls. It may be read while a run goes on.
 type Stats struct {
-	passed atomic.Uint64
-	failed atomic.Pointer[string]
+	sessions atomic.Int64
+	passed   atomic.Uint64
+	failed   atomic.Pointer[string]
 }
+
+// Sessions is how many sessions are under way, or single calls.
+func (s *Stats) Sessions() int { return int(s.sessions.Load()) }
 
 // Passed is how many steps were passed over, as they had nothing to work on.
 func (s *Stats) Passed() uint64 { return s.passed.Load() }
@@ -519,6 +589,7 @@ type run struct {
 	plan   arrival.Plan
 	people *population.Population
 	walk   walker
+	stamp  string // what stamps of this run begin with
 }
 
 // walker says who comes and what they do: *session.Sessions, *session.Robot.
@@ -546,7 +617,7 @@ func (s *Scenario) begin(r Run) (*run, error) {
 	if err != nil {
 		return nil, fmt.Errorf("scenario %s: %w", s.Name, err)
 	}
-	x := &run{Run: r, people: people}
+	x := &run{Run: r, people: people, stamp: s.stampOf(r.Seed)}
 	x.plan = arrival.Plan{Seed: r.Seed, Curve: curve, Process: s.file.Arrivals.Process, Bursts: s.file.Arrivals.Bursts}
 	if s.chain != nil {
 		x.walk = session.New(r.Seed, s.chain, people)
@@ -593,7 +664,8 @@ func scaled(shape arrival.Shape, by float64) arrival.Shape {
 	return shape
 }
 
-// Calls is how many calls an arrival makes on average: one, or as many as a session has.
+// Calls is how many calls an arrival makes on average: one, or as many as a session
+// has, without the streams that it holds.
 func (s *Scenario) Calls() float64 {
 	if s.chain == nil {
 		return 1
@@ -609,6 +681,24 @@ func (s *Scenario) SessionTime(service time.Duration) time.Duration {
 	}
 	stats := s.chain.Stats()
 	return stats.Think + time.Duration(stats.Calls*float64(service))
+}
+
+// channels are those by which messages are sent.
+func (s *Scenario) channels() (names []string) {
+	for i, c := range s.mix {
+		if c.Share > 0 {
+			names = append(names, population.Channel(i).String())
+		}
+	}
+	return names
+}
+
+// Held is how many streams a session holds on average.
+func (s *Scenario) Held() (n float64) {
+	for _, x := range s.streams {
+		n += x.share
+	}
+	return n
 }
 
 // Config is the run of the scenario against addr, host:port. What the caller
@@ -630,13 +720,24 @@ func (s *Scenario) Config(addr string, r Run) (loadgen.Config, error) {
 		cfg.For = span.End - cfg.Warmup
 		arrivals += span.Arrivals
 	}
-	cfg.Rate = arrivals * s.Calls() / cfg.For.Seconds()
-	cfg.Timeouts = map[int]time.Duration{}
+	cfg.Rate = arrivals * (s.Calls() + s.Held()) / cfg.For.Seconds()
+	cfg.Sessions = x.Stats.Sessions
+	cfg.Timeouts, cfg.Channels = map[int]time.Duration{}, map[int][]string{}
 	for i, o := range s.ops {
 		cfg.Transport.Ops = append(cfg.Transport.Ops, o.transport)
 		if o.timeout > 0 {
 			cfg.Timeouts[i] = o.timeout
 		}
+		if o.drafts {
+			cfg.Channels[i] = s.channels()
+		}
+	}
+	if len(s.streams) > 0 {
+		cfg.Held = map[int]bool{}
+		cfg.Delivered = s.delivered(x)
+	}
+	for _, h := range s.streams {
+		cfg.Held[h.op] = true
 	}
 	cfg.Source = func(index, total int) (engine.Source, error) { return s.source(x, index, total) }
 	return cfg, nil

@@ -21,6 +21,9 @@ type Made struct {
 	// Draft is the message that it carries, if HasDraft.
 	Draft    population.Draft
 	HasDraft bool
+	// Stream says that it is a stream which is held until its session ends, and so
+	// no step of it.
+	Stream bool
 	// Settle says that it is due before what is measured begins.
 	Settle bool
 }
@@ -58,7 +61,7 @@ func (s *Scenario) Simulate(r Run, index, total int, service time.Duration, each
 		c := &transport.Call{Intended: at, Sent: at, Done: at + service}
 		v.Take(c)
 		o := &s.ops[c.Op]
-		m := Made{Op: o.transport.Name, Session: v.calls[c].N, Call: c, Bytes: len(c.Body), Draft: v.env.draft, HasDraft: o.drafts, Settle: at < cfg.Warmup}
+		m := Made{Op: o.transport.Name, Session: v.calls[c].N, Call: c, Bytes: len(c.Body), Draft: v.env.draft, HasDraft: o.drafts, Stream: o.held, Settle: at < cfg.Warmup}
 		if o.body == nil {
 			m.Bytes = len(o.transport.Body)
 			for _, msg := range o.transport.Messages {
@@ -66,7 +69,10 @@ func (s *Scenario) Simulate(r Run, index, total int, service time.Duration, each
 			}
 		}
 		each(m)
-		open = append(open, c)
+		if !o.held {
+			open = append(open, c)
+		}
+		v.over = v.over[:0] // nobody is there to close them
 	}
 }
 

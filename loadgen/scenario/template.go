@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
@@ -24,6 +25,7 @@ type env struct {
 	draft population.Draft
 	to    []population.User
 	it    string // the element of an $each
+	due   time.Duration
 }
 
 // A piece appends a part of a text.
@@ -64,6 +66,7 @@ var builtins = map[string]struct {
 	}},
 	"channel": {piece: func(dst []byte, e *env) []byte { return append(dst, e.s.channelAs[e.draft.Channel]...) }, drafts: true},
 	"text":    {piece: func(dst []byte, e *env) []byte { return population.AppendText(dst, e.draft.Body, e.rand.Rand) }, drafts: true},
+	"stamped": {piece: appendStamped, drafts: true},
 	"subject": {piece: func(dst []byte, e *env) []byte { return population.AppendText(dst, 8+e.rand.IntN(40), e.rand.Rand) }},
 }
 

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 
 	"darklaunch/loadgen/arrival"
@@ -21,6 +22,8 @@ type visit struct {
 	vars [][]string // values by variable, the newest or only one first
 	body []byte     // of the call under way
 	path []byte
+	held []*transport.Call // streams under way
+	next int               // the stream that is to be opened before the next step
 }
 
 // visits is the Source of one shard, and learns as its Observer how calls ended.
@@ -32,13 +35,12 @@ type visits struct {
 	next     time.Duration // arrival
 	more     bool
 	due      byTime
-	last     time.Duration // nothing is due before what was taken
-	// A call is known by its address, which no two under way share. One that was
-	// shed is not told of: its session ends when the address is used again.
-	calls map[*transport.Call]*visit
-	free  []*visit
-	steps draw.Rand
-	env   env
+	last     time.Duration              // nothing is due before what was taken
+	calls    map[*transport.Call]*visit // by address, which no two under way share
+	over     []*transport.Call          // streams of sessions that have ended
+	free     []*visit
+	steps    draw.Rand
+	env      env
 }
 
 func (s *Scenario) source(r *run, index, total int) (*visits, error) {
@@ -56,8 +58,10 @@ func (s *Scenario) source(r *run, index, total int) (*visits, error) {
 func (v *visits) Peek() (time.Duration, bool) {
 	for v.more && (len(v.due) == 0 || v.next <= v.due[0].at) {
 		x := v.visit()
+		v.run.Stats.sessions.Add(1)
 		x.Session, x.at = v.run.walk.Start(v.arrivals.N()), v.next
 		v.next, v.more = v.arrivals.Next()
+		x.next = v.stream(x, 0)
 		v.goOn(x)
 	}
 	if len(v.due) == 0 {
@@ -75,8 +79,25 @@ func (v *visits) visit() *visit {
 	return &visit{vars: make([][]string, len(v.s.vars))}
 }
 
-// end lets x's memory be used again.
+// stream returns the first of the streams from i on that x's user holds, or how
+// many there are.
+func (v *visits) stream(x *visit, i int) int {
+	for ; i < len(v.s.streams); i++ {
+		if draw.Unit(draw.Hash(v.run.Seed, draw.Streams, uint64(x.User), uint64(i))) < v.s.streams[i].share {
+			break
+		}
+	}
+	return i
+}
+
+// end lets go of x's streams, and lets its memory be used again.
 func (v *visits) end(x *visit) {
+	v.run.Stats.sessions.Add(-1)
+	for _, c := range x.held {
+		delete(v.calls, c)
+	}
+	v.over = append(v.over, x.held...)
+	x.held = x.held[:0]
 	clear(x.vars)
 	if cap(x.body) > 64<<10 {
 		x.body = nil
@@ -130,19 +151,32 @@ func (v *visits) can(x *visit, o *op) bool {
 
 // Take implements engine.Source.
 func (v *visits) Take(c *transport.Call) {
-	x := heap.Pop(&v.due).(*visit)
+	x := v.due[0]
 	v.last = max(v.last, x.at)
-	if lost := v.calls[c]; lost != nil {
-		v.end(lost)
-	}
 	v.calls[c] = x
-	o := &v.s.ops[x.op]
 	c.Op, c.User = x.op, uint64(x.User)
 	e := &v.env
-	e.v = x
-	e.rand.Seek(v.run.Seed, draw.Content, x.N, x.step)
+	e.v, e.due = x, c.Intended
+	if x.next < len(v.s.streams) {
+		// The step itself comes after.
+		c.Op = v.s.streams[x.next].op
+		x.held = append(x.held, c)
+		x.next = v.stream(x, x.next+1)
+		e.rand.Seek(v.run.Seed, draw.Content, x.N, 0)
+	} else {
+		heap.Pop(&v.due)
+		e.rand.Seek(v.run.Seed, draw.Content, x.N, x.step)
+	}
+	v.fill(c, &v.s.ops[c.Op])
+}
+
+// fill makes what differs from one call of an operation to the next.
+func (v *visits) fill(c *transport.Call, o *op) {
+	e := &v.env
+	x := e.v
 	if o.drafts {
 		e.draft = v.s.limited(v.s.mix.Draw(e.rand.Rand))
+		c.Channel = e.draft.Channel.String()
 	}
 	for _, l := range o.let {
 		x.vars[l.to] = []string{string(l.value.append(nil, e))}
@@ -154,7 +188,11 @@ func (v *visits) Take(c *transport.Call) {
 	for _, h := range o.headers {
 		c.Header = append(c.Header, transport.Header{Name: h.name, Value: string(h.value.append(nil, e))})
 	}
-	if o.body != nil {
+	switch {
+	case o.body == nil:
+	case o.held: // the session's next calls have bodies while this one lasts
+		c.Body = o.body.append(nil, e)
+	default:
 		x.body = o.body.append(x.body[:0], e)
 		c.Body = x.body
 	}
@@ -174,12 +212,48 @@ func (s *Scenario) limited(d population.Draft) population.Draft {
 // Released implements engine.Observer.
 func (v *visits) Released(int, time.Duration) {}
 
-// Shed implements engine.Observer.
-func (v *visits) Shed(int, engine.Shed) {}
+// Shed implements engine.Observer: a session ends with a call that was not made,
+// and goes on without a stream that was not opened.
+func (v *visits) Shed(c *transport.Call, _ engine.Shed) {
+	if v.closed(c) {
+		return
+	}
+	if x := v.calls[c]; x != nil {
+		delete(v.calls, c)
+		v.end(x)
+	}
+}
+
+// closed takes a stream off the books, and says whether c is one.
+func (v *visits) closed(c *transport.Call) bool {
+	if !v.s.ops[c.Op].held {
+		return false
+	}
+	same := func(h *transport.Call) bool { return h == c }
+	v.over = slices.DeleteFunc(v.over, same)
+	if x := v.calls[c]; x != nil {
+		x.held = slices.DeleteFunc(x.held, same)
+		delete(v.calls, c)
+	}
+	return true
+}
+
+// LetGo implements engine.Holder.
+func (v *visits) LetGo() *transport.Call {
+	if len(v.over) == 0 {
+		return nil
+	}
+	c := v.over[len(v.over)-1]
+	v.over = v.over[:len(v.over)-1]
+	return c
+}
 
 // Ended implements engine.Observer: the user of the call goes on, whether the
 // call went well or not.
 func (v *visits) Ended(c *transport.Call, _ engine.Phase, final bool) {
+	if v.closed(c) {
+		return
+	}
 	x := v.calls[c]
 	delete(v.calls, c)
 	if x == nil || !final {

@@ -307,7 +307,9 @@ func (h *http2) body(c *Call, p []byte) bool {
 	}
 	each := r.op.OnMessage
 	err := c.framing.feed(p, h.limit, each != nil || r.op.Keep > 0, func(msg []byte) {
-		c.Messages++
+		if c.Messages++; c.Messages == 1 && r.op.ServerStream {
+			c.First = h.clock.Now()
+		}
 		c.keep(msg, r.op.Keep)
 		if each != nil {
 			each(c, msg, h.clock.Now())

@@ -172,8 +172,13 @@ func (p *Pool) Conns() (open, opening int) {
 	return open, max(0, int(p.dialed.Load())-open)
 }
 
-// Open makes connections before there are calls for them, and waits for them
-// until the given time. It does nothing where connections are made for a user
+// openGap is how long after the start of one connection Open starts the next. A
+// server with a short queue of connections that it has not accepted, 5 for many,
+// loses those that come all at once, and TCP tries again after a second.
+const openGap = time.Millisecond
+
+// Open makes connections before there are calls for them, one after the other, and
+// waits for them until the given time. It does nothing where connections are made for a user
 // or for a number of calls. A connection that fails, or is not up in time, is
 // tried again when a call needs it, and then fails that.
 func (p *Pool) Open(until time.Duration) {
@@ -181,16 +186,22 @@ func (p *Pool) Open(until time.Duration) {
 		return
 	}
 	var made []*conn
-	for p.conns < p.cfg.Conns {
-		k, err := p.dial(nil)
-		if err != nil {
-			break
+	next := p.clock.Now()
+	gap := min(openGap, (until-next)/time.Duration(2*p.cfg.Conns))
+	for now := next; now < until && p.conns == len(made) && p.opened.Load() < int64(p.cfg.Conns); now = p.clock.Now() {
+		wait := until
+		if len(made) < p.cfg.Conns {
+			if now >= next {
+				k, err := p.dial(nil)
+				if err != nil {
+					break
+				}
+				made, next = append(made, k), now+gap
+			}
+			wait = next
 		}
-		made = append(made, k)
-	}
-	for p.clock.Now() < until && p.conns == len(made) && p.opened.Load() < int64(p.conns) {
 		p.flush()
-		p.poller.wait(until)
+		p.poller.wait(wait)
 	}
 	for _, k := range made {
 		if k.state == dialing || k.state == greeting {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -597,6 +598,71 @@ func echo(c net.Conn, p Protocol) {
 			out = appendFrame(out[:0], frameHeaders, flagEndHeaders, id, head)
 			out = appendFrame(out, frameData, 0, id, msg)
 			c.Write(appendFrame(out, frameHeaders, flagEndHeaders|flagEnd, id, tail))
+		}
+	}
+}
+
+// slowly is a poller and its clock, which notes when connections are begun.
+type slowly struct {
+	now    time.Duration
+	dialed []time.Duration
+	err    error
+	pool   *Pool
+	made   []*conn
+}
+
+func (s *slowly) Now() time.Duration { return s.now }
+
+func (s *slowly) dial(k *conn) error {
+	s.dialed = append(s.dialed, s.now)
+	k.link = deaf{}
+	s.made = append(s.made, k)
+	return s.err
+}
+
+func (s *slowly) wait(until time.Duration) {
+	for _, k := range s.made {
+		if k.state == dialing {
+			k.connected()
+		}
+	}
+	s.now = max(s.now, until)
+}
+
+func (s *slowly) close() {}
+
+type deaf struct{}
+
+func (deaf) send(p []byte) (int, error) { return len(p), nil }
+func (deaf) close()                     {}
+
+// TestOpenIsGentle opens connections one after the other, and all in time.
+func TestOpenIsGentle(t *testing.T) {
+	for _, c := range []struct {
+		conns     int
+		until     time.Duration
+		err       error
+		want      int
+		gap, took time.Duration
+	}{
+		{64, time.Second, nil, 64, time.Millisecond, 63 * time.Millisecond},
+		{5000, time.Second, nil, 5000, 100 * time.Microsecond, 500 * time.Millisecond},
+		{64, 0, nil, 0, 0, 0},
+		{64, time.Second, errors.New("no descriptor"), 1, 0, time.Second},
+	} {
+		s := &slowly{err: c.err}
+		p := &Pool{cfg: Config{Conns: c.conns, MaxAnswer: 1}, clock: s, poller: s}
+		p.Open(c.until)
+		if len(s.dialed) != c.want || p.conns > c.conns || c.err == nil && p.opened.Load() != int64(c.want) {
+			t.Errorf("%d connections until %v: got %d begun, %d open, want %d", c.conns, c.until, len(s.dialed), p.opened.Load(), c.want)
+		}
+		for i, at := range s.dialed {
+			if i > 0 && at-s.dialed[i-1] < c.gap {
+				t.Fatalf("%d connections: got the %dth %v after the one before, want %v", c.conns, i, at-s.dialed[i-1], c.gap)
+			}
+		}
+		if c.want > 0 && c.err == nil && s.dialed[len(s.dialed)-1] > c.took {
+			t.Errorf("%d connections: got the last begun at %v, want %v", c.conns, s.dialed[len(s.dialed)-1], c.took)
 		}
 	}
 }

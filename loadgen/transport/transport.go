@@ -105,13 +105,17 @@ type Call struct {
 	// Deadline is when the caller will give up, on the Pool's clock; 0 is never.
 	// It goes out as grpc-timeout. The caller keeps it by Cancel.
 	Deadline time.Duration
-	// Intended and Data are the caller's own.
+	// Intended, Channel (what the call is counted under besides its operation) and
+	// Data are the caller's own.
 	Intended time.Duration
+	Channel  string
 	Data     any
 
 	// Sent is when the first byte was about to be written, on the Pool's clock;
 	// negative if none was.
 	Sent time.Duration
+	// First is when the first message of a ServerStream was read; 0 if none was.
+	First time.Duration
 	// Done is when the end was known.
 	Done time.Duration
 	// Class and Code say how it ended; Code is the HTTP or gRPC status, or 0.
@@ -148,7 +152,7 @@ type Call struct {
 func (c *Call) reset() {
 	*c = Call{
 		Op: c.Op, User: c.User, Path: c.Path, Header: c.Header, Body: c.Body, Deadline: c.Deadline,
-		Intended: c.Intended, Data: c.Data, Sent: -1, Answer: c.Answer[:0], body: c.body[:0],
+		Intended: c.Intended, Channel: c.Channel, Data: c.Data, Sent: -1, Answer: c.Answer[:0], body: c.body[:0],
 		framing: messageReader{held: c.framing.held[:0]},
 	}
 }
