@@ -22,33 +22,22 @@ import (
 // threads together, as /proc/PID/task/*/schedstat counts it in nanoseconds.
 // Threads and children that have ended are not in it.
 func CPU(pid int) (time.Duration, error) {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
-	if err != nil || len(tasks) == 0 {
-		return 0, fmt.Errorf("process %d: %w", pid, fs.ErrNotExist)
-	}
 	var sum time.Duration
-	for _, task := range tasks {
-		ran, err := taskCPU(task)
-		if err != nil {
-			return 0, err
+	err := family(pid, func(pid int) error {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
+		if err != nil || len(tasks) == 0 {
+			return fmt.Errorf("process %d: %w", pid, fs.ErrNotExist)
 		}
-		sum += ran
-		children, err := os.ReadFile(task + "/children")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return 0, err
-		}
-		for _, child := range strings.Fields(string(children)) {
-			id, err := strconv.Atoi(child)
+		for _, task := range tasks {
+			ran, err := taskCPU(task)
 			if err != nil {
-				return 0, fmt.Errorf("children of %s: %w", task, err)
+				return err
 			}
-			// A child may end between the listing and the reading.
-			if ran, err := CPU(id); err == nil {
-				sum += ran
-			}
+			sum += ran
 		}
-	}
-	return sum, nil
+		return nil
+	})
+	return sum, err
 }
 
 func taskCPU(task string) (time.Duration, error) {
@@ -198,4 +187,62 @@ func field(file, name string) string {
 		}
 	}
 	return "unknown " + name
+}
+
+// Usage is what a process and its live children hold.
+type Usage struct {
+	RSS         int64 // bytes; pages that several share count for each
+	Descriptors int
+}
+
+// UsageOf asks the kernel for a process's usage, as CPU does for its time.
+func UsageOf(pid int) (Usage, error) {
+	var u Usage
+	err := family(pid, func(pid int) error {
+		statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+		if err != nil {
+			return err
+		}
+		fields := strings.Fields(string(statm))
+		if len(fields) < 2 {
+			return fmt.Errorf("/proc/%d/statm: got %q", pid, statm)
+		}
+		pages, err := strconv.ParseInt(fields[1], 10, 64)
+		if err != nil {
+			return fmt.Errorf("/proc/%d/statm: %w", pid, err)
+		}
+		u.RSS += pages * int64(os.Getpagesize())
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		u.Descriptors += len(open)
+		return err
+	})
+	return u, err
+}
+
+// family visits a process and its live children, and theirs. That a child ends
+// meanwhile is no error.
+func family(pid int, visit func(pid int) error) error {
+	if err := visit(pid); err != nil {
+		return err
+	}
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/children", pid))
+	if err != nil {
+		return err
+	}
+	for _, list := range lists {
+		children, err := os.ReadFile(list)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, child := range strings.Fields(string(children)) {
+			id, err := strconv.Atoi(child)
+			if err != nil {
+				return fmt.Errorf("%s: %w", list, err)
+			}
+			if err := family(id, visit); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }

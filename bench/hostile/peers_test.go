@@ -1,0 +1,180 @@
+package hostile
+
+import (
+	"errors"
+	"flag"
+	"strings"
+	"testing"
+
+	"darklaunch/bench/rig"
+	"darklaunch/bench/side"
+)
+
+// starter makes a Proxy of what starts one.
+func starter(name string, protocol Protocol, tuned bool, start func(rig.Job) (*rig.Server, error), ledger func(admin string) (Ledger, error)) Proxy {
+	return Proxy{Name: name, Protocol: protocol, Start: func(live, shadow string) (*Instance, error) {
+		s, err := start(rig.Job{GRPC: protocol == GRPC, Live: live, Shadow: shadow, Percent: 100, Tuned: tuned})
+		if err != nil {
+			return nil, err
+		}
+		in := &Instance{Addr: s.Addr, Pid: s.Pid, Stop: s.Stop}
+		if ledger != nil {
+			in.Ledger = func() (Ledger, error) { return ledger(s.Admin) }
+		}
+		return in, nil
+	}}
+}
+
+func nginx(t testing.TB, protocol Protocol) Proxy {
+	return starter("nginx, mirror", protocol, false, func(j rig.Job) (*rig.Server, error) { return rig.Nginx(t, j), nil }, nil)
+}
+
+func envoy(t testing.TB, protocol Protocol, tuned bool) Proxy {
+	name := "Envoy, request_mirror_policies"
+	if tuned {
+		name += ", shadow cluster tuned"
+	}
+	return starter(name, protocol, tuned, func(j rig.Job) (*rig.Server, error) { return rig.Envoy(t, j), nil }, envoyLedger)
+}
+
+func darklaunch(t testing.TB, protocol Protocol) Proxy {
+	return starter("darklaunch mirror", protocol, false, func(j rig.Job) (*rig.Server, error) { return rig.Mirror(t, j, "") }, nil)
+}
+
+// envoyLedger adds up what Envoy says of all its mirrors together.
+func envoyLedger(admin string) (Ledger, error) {
+	m, err := rig.EnvoyStats(admin)
+	if err != nil {
+		return Ledger{}, err
+	}
+	return Ledger{
+		Offered: m["http.async-client.rq_total"],
+		Sent:    m["cluster.shadow.upstream_rq_total"],
+		Dropped: m["cluster.shadow.upstream_rq_pending_overflow"] + m["cluster.shadow.upstream_rq_active_overflow"] + m["cluster.shadow.upstream_rq_pending_failure_eject"],
+		Pending: m["cluster.shadow.upstream_rq_pending_active"],
+	}, nil
+}
+
+// TestNginx shows the suite at work on a real proxy, whose fault is known: it
+// answers the first request of a connection and no other before the shadow has
+// answered the copy.
+func TestNginx(t *testing.T) {
+	cfg := CI()
+	cfg.States = []State{Off, Fast, Slow, BlackHole, SYNBlackHole, Errors, GoAwayStorm, TLSStall}
+	r, err := Run(nginx(t, HTTP), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s\n%s", r.Markdown(), examples(r))
+	for _, row := range r.Rows {
+		stalls := row.State == BlackHole || row.State == SYNBlackHole || row.State == TLSStall || row.State == Slow
+		if !row.Bitten {
+			t.Errorf("%s: the fault did not happen", row.State)
+		}
+		if stalls && row.TimedOut == 0 {
+			t.Errorf("%s: all %d requests were answered; has nginx learnt not to wait for its mirror?", row.State, row.Answered)
+		}
+		if !stalls && row.Answered != cfg.Calls {
+			t.Errorf("%s: %d of %d requests were answered", row.State, row.Answered, cfg.Calls)
+		}
+	}
+}
+
+// TestMirror holds this program to what it promises: no client notices.
+func TestMirror(t *testing.T) {
+	for _, protocol := range []Protocol{HTTP, GRPC} {
+		t.Run(string(protocol), func(t *testing.T) {
+			if testing.Short() {
+				t.Skip("-short: builds and starts the program")
+			}
+			r, err := Run(darklaunch(t, protocol), CI())
+			if errors.Is(err, rig.ErrNotThere) {
+				t.Skip(err)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range r.Problems() {
+				t.Error(p)
+			}
+			t.Logf("%s\n%s", r.Markdown(), examples(r))
+		})
+	}
+}
+
+var smallSize = flag.Bool("small", false, "benchmark with the size of the tests")
+
+// BenchmarkHostile puts each proxy through all states and keeps its report in
+// bench/RESULTS.md. Its time says nothing; -benchtime 1x.
+func BenchmarkHostile(b *testing.B) {
+	for _, p := range []func(testing.TB, Protocol) Proxy{
+		darklaunch,
+		nginx,
+		func(t testing.TB, p Protocol) Proxy { return envoy(t, p, false) },
+		func(t testing.TB, p Protocol) Proxy { return envoy(t, p, true) },
+	} {
+		for _, protocol := range []Protocol{HTTP, GRPC} {
+			b.Run(p(b, protocol).Name+"/"+string(protocol), func(b *testing.B) {
+				for b.Loop() {
+					measure(b, p(b, protocol))
+				}
+			})
+		}
+	}
+}
+
+func measure(b *testing.B, p Proxy) {
+	cfg := Full()
+	if *smallSize {
+		cfg = CI()
+	}
+	where := side.Machine()
+	r, err := Run(p, cfg)
+	if errors.Is(err, rig.ErrNotThere) {
+		b.Skip(err)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	answered, hurt := 0, 0
+	for _, row := range r.Rows {
+		answered += row.Answered
+		if row.Hurt() {
+			hurt++
+		}
+	}
+	b.ReportMetric(100*float64(answered)/float64(cfg.Calls*len(r.Rows)), "%answered")
+	b.ReportMetric(float64(hurt), "states-felt")
+	b.Log(examples(r))
+	head := "## Hostile shadows: " + p.Name + ", " + string(p.Protocol) + "\n\n" + where + "; `go test -run '^$' -bench Hostile -benchtime 1x ./bench/hostile`\n\n"
+	if err := side.Record("../RESULTS.md", "hostile "+p.Name+" "+string(p.Protocol), head+r.Markdown()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// TestMarkdown: what went wrong can be read off the report.
+func TestMarkdown(t *testing.T) {
+	r := &Report{
+		Proxy: Proxy{Name: "p", Protocol: HTTP}, Config: Config{Calls: 10, Upload: 1 << 20},
+		Rows: []Row{
+			{State: Off, Sent: 10, Answered: 10, Bitten: true},
+			{State: BlackHole, Sent: 4, Answered: 3, TimedOut: 1, Bitten: true, Shadow: Evidence{Bites: 2}, Ledger: &Ledger{Offered: 3, Sent: 1}},
+			{State: Errors, Sent: 10, Answered: 10, Altered: 4},
+		},
+		Uploads: []Upload{{State: StopsReading, Err: "none within 1s"}},
+	}
+	text := r.Markdown()
+	for _, want := range []string{
+		"| black hole | **3** | 1 | 0 | 6 | 0 |",
+		"does not add up",
+		"**no**: 0 500s",
+		"4 answers of each state differ from live's",
+		"500s: the fault did not happen",
+		"an upload of 1 MiB was not answered: none within 1s",
+		"no copy was under way",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q:\n%s", want, text)
+		}
+	}
+}
