@@ -229,4 +229,9 @@ type outcome struct {
 	took   time.Duration // from when it was due
 }
 
-func (o outcome) timedOut() bool { return errors.Is(o.err, os.ErrDeadlineExceeded) }
+func (o outcome) timedOut() bool {
+	if e, ok := errors.AsType[net.Error](o.err); ok && e.Timeout() {
+		return true
+	}
+	return errors.Is(o.err, os.ErrDeadlineExceeded)
+}

@@ -34,25 +34,17 @@ func envoy(t testing.TB, protocol Protocol, tuned bool) Proxy {
 	if tuned {
 		name += ", shadow cluster tuned"
 	}
-	return starter(name, protocol, tuned, func(j rig.Job) (*rig.Server, error) { return rig.Envoy(t, j), nil }, envoyLedger)
+	return starter(name, protocol, tuned, func(j rig.Job) (*rig.Server, error) { return rig.Envoy(t, j), nil }, nil)
 }
 
 func darklaunch(t testing.TB, protocol Protocol) Proxy {
-	return starter("darklaunch mirror", protocol, false, func(j rig.Job) (*rig.Server, error) { return rig.Mirror(t, j, "") }, nil)
+	return starter("darklaunch mirror", protocol, false, func(j rig.Job) (*rig.Server, error) { return rig.Mirror(t, j, "") }, mirrorLedger)
 }
 
-// envoyLedger adds up what Envoy says of all its mirrors together.
-func envoyLedger(admin string) (Ledger, error) {
-	m, err := rig.EnvoyStats(admin)
-	if err != nil {
-		return Ledger{}, err
-	}
-	return Ledger{
-		Offered: m["http.async-client.rq_total"],
-		Sent:    m["cluster.shadow.upstream_rq_total"],
-		Dropped: m["cluster.shadow.upstream_rq_pending_overflow"] + m["cluster.shadow.upstream_rq_active_overflow"] + m["cluster.shadow.upstream_rq_pending_failure_eject"],
-		Pending: m["cluster.shadow.upstream_rq_pending_active"],
-	}, nil
+// mirrorLedger is the account that this program promises to keep exactly.
+func mirrorLedger(admin string) (Ledger, error) {
+	l, err := rig.MirrorLedger(admin)
+	return Ledger(l), err
 }
 
 // TestNginx shows the suite at work on a real proxy, whose fault is known: it

@@ -6,9 +6,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +19,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
 	"darklaunch/internal/testenv"
 	"darklaunch/internal/testenv/install"
 	"darklaunch/internal/testenv/proc"
@@ -27,7 +30,7 @@ import (
 // A Server is a proxy, or another program, that runs until the test ends.
 type Server struct {
 	Addr  string // where clients go
-	Admin string // where its counters are; empty if it has none
+	Admin string // where this module's programs have their admin listener
 	Pid   int
 	Stop  func() // ends it earlier
 }
@@ -87,7 +90,7 @@ func nginxConfig(j Job) string {
 	}
 	return `
 worker_processes 2;
-events { worker_connections 30000; }
+events { worker_connections 16000; }
 http {
   access_log off;
   keepalive_requests 100000000;
@@ -115,7 +118,7 @@ func HAProxy(t testing.TB, j Job) *Server {
 	return of(testenv.HAProxy(t, `
 global
   nbthread 2
-  maxconn 20000
+  maxconn 4000
 defaults
   mode http
   timeout connect 5s
@@ -134,10 +137,7 @@ backend live
 // are cores.
 func Envoy(t testing.TB, j Job) *Server {
 	t.Helper()
-	s := testenv.Envoy(t, envoyConfig(j))
-	v := of(s)
-	v.Admin = s.AddrOf("admin")
-	return v
+	return of(testenv.Envoy(t, envoyConfig(j)))
 }
 
 func envoyConfig(j Job) string {
@@ -217,27 +217,42 @@ func envoyCluster(name, addr, options, common, more string) string {
         %s%s`, name, timeout, name, host, port, options, common, more)
 }
 
-// EnvoyStats returns the counters and gauges of an Envoy.
-func EnvoyStats(admin string) (map[string]float64, error) {
-	resp, err := http.Get("http://" + admin + "/stats?format=json")
+// A Ledger is a mirror's account of its copies to the shadow.
+type Ledger struct{ Offered, Sent, Dropped, Pending float64 }
+
+// MirrorLedger reads the account of this program's mirror at its admin address.
+func MirrorLedger(admin string) (Ledger, error) {
+	resp, err := http.Get("http://" + admin + "/metrics")
 	if err != nil {
-		return nil, err
+		return Ledger{}, err
 	}
 	defer resp.Body.Close()
-	var answer struct {
-		Stats []struct {
-			Name  string
-			Value float64
+	return parseLedger(resp.Body)
+}
+
+func parseLedger(r io.Reader) (Ledger, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(r)
+	if err != nil {
+		return Ledger{}, fmt.Errorf("metrics of the mirror: %w", err)
+	}
+	sum := func(name string) (x float64) {
+		for _, m := range families[name].GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "role" && l.GetValue() == "shadow" {
+					x += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+				}
+			}
 		}
+		return x
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-		return nil, fmt.Errorf("stats of Envoy: %w", err)
+	if families["mirror_copies_offered_total"] == nil {
+		return Ledger{}, errors.New("metrics of the mirror: no mirror_copies_offered_total")
 	}
-	m := map[string]float64{}
-	for _, s := range answer.Stats {
-		m[s.Name] = s.Value
-	}
-	return m, nil
+	return Ledger{
+		Offered: sum("mirror_copies_offered_total"), Sent: sum("mirror_copies_sent_total"),
+		Dropped: sum("mirror_copies_dropped_total"), Pending: sum("mirror_copies_pending"),
+	}, nil
 }
 
 // ErrNotThere says that this program does not have a command yet.

@@ -1,0 +1,364 @@
+package mirror
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"darklaunch/bench/rig"
+	"darklaunch/bench/side"
+	"darklaunch/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+var (
+	rounds = flag.Int("rounds", 3, "how often each variant runs")
+	length = flag.Duration("length", 4*time.Second, "of one run")
+)
+
+// rate is the fixed rate, far below what the slowest proxy can do for HTTP/1.1.
+const rate = 3000
+
+// A proxy is a variant that runs.
+type proxy struct {
+	name   string
+	server *rig.Server // Pid 0: no proxy
+	copies float64     // the share of requests that shall reach the shadow
+}
+
+// A shadow is a backend that says how many requests it had.
+type shadow struct {
+	addr  string
+	count func() (float64, error)
+}
+
+// start starts all proxies on the same backends. What this program cannot do yet
+// is left out, and said.
+func start(b *testing.B, grpc bool, live string, sh shadow) []proxy {
+	job := func(percent int) rig.Job {
+		j := rig.Job{GRPC: grpc, Live: live, Percent: percent}
+		if percent > 0 {
+			j.Shadow = sh.addr
+		}
+		return j
+	}
+	ps := []proxy{{name: "direct", server: &rig.Server{Addr: live}}}
+	add := func(name string, percent int, s *rig.Server) {
+		if percent > 0 {
+			name += fmt.Sprintf(", %d %%", percent)
+		}
+		ps = append(ps, proxy{name, s, float64(percent) / 100})
+	}
+	for _, percent := range []int{0, 10, 100} {
+		add("nginx", percent, rig.Nginx(b, job(percent)))
+	}
+	add("HAProxy", 0, rig.HAProxy(b, job(0)))
+	for _, percent := range []int{0, 10, 100} {
+		add("Envoy", percent, rig.Envoy(b, job(percent)))
+	}
+	for _, percent := range []int{0, 10, 100} {
+		pairs := ""
+		if percent == 100 {
+			pairs = filepath.Join(b.TempDir(), "pairs")
+		}
+		s, err := rig.Mirror(b, job(percent), pairs)
+		if errors.Is(err, rig.ErrNotThere) {
+			b.Log(err)
+			break
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		add("darklaunch", percent, s)
+	}
+	return ps
+}
+
+// webServer is an nginx that answers 200 bytes at / and 64 KiB at /64k.
+const webServer = `
+worker_processes 2;
+events { worker_connections 10000; }
+http {
+  access_log off;
+  keepalive_requests 100000000;
+  sendfile on;
+  client_body_temp_path {{dir}}/body; proxy_temp_path {{dir}}/proxy; fastcgi_temp_path {{dir}}/fastcgi;
+  uwsgi_temp_path {{dir}}/uwsgi; scgi_temp_path {{dir}}/scgi;
+  server {
+    listen {{addr "main"}} backlog=4096;
+    location = / { return 200 "SMALL"; }
+    location = /64k { return 200 "LARGE"; }
+  }
+  server { listen {{addr "status"}}; location / { stub_status; } }
+}
+`
+
+func web(b *testing.B) shadow {
+	// nginx limits one word of its configuration to 4 KiB; a variable repeats it.
+	kib := strings.Repeat("x", 1<<10)
+	config := strings.ReplaceAll(webServer, "SMALL", kib[:200])
+	config = strings.ReplaceAll(config, "server {\n    listen {{addr \"main\"}}", "map $uri $kib { default "+kib+"; }\n  map $uri $large { default \""+strings.Repeat("${kib}", 64)+"\"; }\n  server {\n    listen {{addr \"main\"}}")
+	config = strings.ReplaceAll(config, `"LARGE"`, "$large")
+	s := testenv.Nginx(b, config)
+	status := s.AddrOf("status")
+	return shadow{s.Addr, func() (float64, error) {
+		return counter("http://"+status+"/", regexp.MustCompile(`\d+ \d+ (\d+)`))
+	}}
+}
+
+func echo(b *testing.B) shadow {
+	s, err := rig.Start(b, rig.Build(b, "darklaunch/bench/backend"), "--admin", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return shadow{s.Addr, func() (float64, error) {
+		return counter("http://"+s.Admin+"/count", regexp.MustCompile(`(\d+)`))
+	}}
+}
+
+func counter(url string, re *regexp.Regexp) (float64, error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	m := re.FindSubmatch(text)
+	if m == nil {
+		return 0, fmt.Errorf("%s says %q", url, text)
+	}
+	return strconv.ParseFloat(string(m[1]), 64)
+}
+
+// variant measures a proxy under a load.
+func variant(p proxy, sh shadow, load func(addr string) (rig.Load, error)) side.Variant {
+	return side.Variant{Name: p.name, Run: func() (map[string]float64, error) {
+		cpu := func() (time.Duration, error) {
+			if p.server.Pid == 0 {
+				return 0, nil
+			}
+			return side.CPU(p.server.Pid)
+		}
+		copiesBefore, err := sh.count()
+		if err != nil {
+			return nil, err
+		}
+		before, err := cpu()
+		if err != nil {
+			return nil, err
+		}
+		l, err := load(p.server.Addr)
+		if err != nil {
+			return nil, err
+		}
+		after, err := cpu()
+		if err != nil {
+			return nil, err
+		}
+		copies, err := sh.count()
+		if err != nil {
+			return nil, err
+		}
+		if p.copies > 0 && copies-copiesBefore < 2 {
+			return nil, errors.New("no request was copied")
+		}
+		return map[string]float64{
+			"cpu":    float64((after - before).Microseconds()) / l.Requests,
+			"rate":   l.Rate,
+			"failed": l.Failed,
+			"p50":    float64(l.P50.Microseconds()),
+			"p99":    float64(l.P99.Microseconds()),
+			"copied": 100 * (copies - copiesBefore) / l.Requests,
+		}, nil
+	}}
+}
+
+var columns = []side.Column{
+	{Measure: "cpu", Title: "proxy's CPU µs a request", Format: "%.1f"},
+	{Measure: "rate", Title: "requests/s", Format: "%.0f"},
+	{Measure: "p50", Title: "p50 µs", Format: "%.0f"},
+	{Measure: "p99", Title: "p99 µs", Format: "%.0f"},
+	{Measure: "copied", Title: "copied %", Format: "%.0f"},
+	{Measure: "failed", Title: "failed", Format: "%.0f"},
+}
+
+// A claim is a bound on the ratio of two variants' CPU.
+type claim struct {
+	over, base string
+	limit      float64
+}
+
+func (c claim) text(r *side.Results) string {
+	said := fmt.Sprintf("* %s ≤ %.2f × %s: ", c.over, c.limit, c.base)
+	if !slices.Contains(r.Variants, c.over) {
+		return said + "not there yet.\n"
+	}
+	mid, low, high := r.Ratio(c.over, c.base, "cpu")
+	verdict := "holds"
+	switch {
+	case low > c.limit:
+		verdict = "**does not hold**"
+	case high > c.limit:
+		verdict = "not settled"
+	}
+	return fmt.Sprintf("%s%.2f [%.2f, %.2f], %s.\n", said, mid, low, high, verdict)
+}
+
+// section measures all proxies under one load and records it.
+func section(b *testing.B, name, what string, ps []proxy, sh shadow, claims []claim, load func(addr string) (rig.Load, error)) {
+	where := side.Machine()
+	var variants []side.Variant
+	for _, p := range ps {
+		variants = append(variants, variant(p, sh, load))
+	}
+	r, err := side.Interleave(*rounds, variants...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "## Mirrors: %s\n\n%s. %s; medians of %d rounds of %v, the ratio's least and greatest in brackets. `make bench`\n\n", name, where, what, *rounds, *length)
+	text.WriteString(r.Table("nginx", columns...))
+	text.WriteByte('\n')
+	for _, p := range ps[1:] {
+		fmt.Fprintf(&text, "* %s adds %+.0f µs to p50 and %+.0f µs to p99 of direct.\n", p.name,
+			r.Median(p.name, "p50")-r.Median("direct", "p50"), r.Median(p.name, "p99")-r.Median("direct", "p99"))
+	}
+	for _, c := range claims {
+		text.WriteString(c.text(r))
+	}
+	b.Log("\n" + text.String())
+	if err := side.Record("../RESULTS.md", "mirror "+name, text.String()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkHTTP is for -benchtime 1x; its own time says nothing.
+func BenchmarkHTTP(b *testing.B) {
+	for b.Loop() {
+		live, sh := web(b), web(b)
+		ps := start(b, false, live.addr, sh)
+		section(b, "HTTP/1.1, 200 bytes, saturated", "wrk, 64 connections", ps, sh, []claim{
+			{"darklaunch", "nginx", 1.1},
+			{"darklaunch, 10 %", "darklaunch", 1.15},
+			{"darklaunch, 100 %", "nginx, 100 %", 0.4},
+			{"darklaunch, 100 %", "Envoy", 0.3},
+		}, func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+"/", 64, *length) })
+		section(b, "HTTP/1.1, 64 KiB, saturated", "wrk, 64 connections", ps, sh, []claim{
+			{"darklaunch", "nginx", 1.1},
+		}, func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+"/64k", 64, *length) })
+		section(b, fmt.Sprintf("HTTP/1.1, 200 bytes, %d/s", rate), "h2load --h1 --rps, 64 connections, latency from the sending", ps, sh, []claim{
+			{"darklaunch", "nginx", 1.15},
+			{"darklaunch, 100 %", "Envoy", 0.3},
+		}, func(addr string) (rig.Load, error) {
+			return rig.H2load{URL: "http://" + addr + "/", HTTP1: true, Clients: 64, Rate: rate, For: *length}.Run(b)
+		})
+	}
+}
+
+// BenchmarkGRPC is for -benchtime 1x; its own time says nothing.
+func BenchmarkGRPC(b *testing.B) {
+	for b.Loop() {
+		live, sh := echo(b), echo(b)
+		ps := start(b, true, live.addr, sh)
+		data := filepath.Join(b.TempDir(), "body")
+		msg := make([]byte, 5+200)
+		binary.BigEndian.PutUint32(msg[1:], 200)
+		if err := os.WriteFile(data, msg, 0o600); err != nil {
+			b.Fatal(err)
+		}
+		// To h2load any answer is a success: its status is in the trailers.
+		for _, p := range ps {
+			if err := call(b.Context(), p.server.Addr); err != nil {
+				b.Fatalf("%s: %v", p.name, err)
+			}
+		}
+		run := func(rate float64) func(addr string) (rig.Load, error) {
+			return func(addr string) (rig.Load, error) {
+				return rig.H2load{URL: "http://" + addr + "/bench.Echo/Call", Data: data, GRPC: true, Clients: 4, Streams: 16, Rate: rate, For: *length}.Run(b)
+			}
+		}
+		section(b, "gRPC unary, 200 bytes, saturated", "h2load, 4 connections, 16 streams", ps, sh, []claim{
+			{"darklaunch", "HAProxy", 0.5},
+			{"darklaunch, 10 %", "darklaunch", 1.15},
+			{"darklaunch, 100 %", "Envoy", 0.3},
+		}, run(0))
+		section(b, fmt.Sprintf("gRPC unary, 200 bytes, %d/s", rate), "h2load --rps, 4 connections, 16 streams, latency from the sending", ps, sh, []claim{
+			{"darklaunch", "HAProxy", 1.15},
+			{"darklaunch, 100 %", "Envoy", 0.3},
+		}, run(rate))
+	}
+}
+
+// call makes one gRPC call and wants its message back.
+func call(ctx context.Context, addr string) error {
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodec(raw{})))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	in, out := []byte("hello"), []byte(nil)
+	if err := conn.Invoke(ctx, "/bench.Echo/Call", &in, &out); err != nil {
+		return err
+	}
+	if !bytes.Equal(in, out) {
+		return fmt.Errorf("sent %q, got %q", in, out)
+	}
+	return nil
+}
+
+type raw struct{}
+
+func (raw) Name() string                       { return "proto" }
+func (raw) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
+func (raw) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
+
+// TestClaim: a claim about what is not measured says so, one that the rounds do
+// not agree on is not settled.
+func TestClaim(t *testing.T) {
+	value := func(xs ...float64) func() (map[string]float64, error) {
+		return func() (map[string]float64, error) {
+			x := xs[0]
+			xs = xs[1:]
+			return map[string]float64{"cpu": x}, nil
+		}
+	}
+	r, err := side.Interleave(3, side.Variant{Name: "base", Run: value(10, 10, 10)}, side.Variant{Name: "new", Run: value(5, 6, 8)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		c    claim
+		want string
+	}{
+		{claim{"new", "base", 0.9}, "* new ≤ 0.90 × base: 0.60 [0.50, 0.80], holds.\n"},
+		{claim{"new", "base", 0.7}, "* new ≤ 0.70 × base: 0.60 [0.50, 0.80], not settled.\n"},
+		{claim{"new", "base", 0.4}, "* new ≤ 0.40 × base: 0.60 [0.50, 0.80], **does not hold**.\n"},
+		{claim{"newer", "base", 0.4}, "* newer ≤ 0.40 × base: not there yet.\n"},
+	} {
+		if got := tt.c.text(r); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
