@@ -76,17 +76,17 @@ func nginxConfig(j Job) string {
 	var upstream, split, mirror, location string
 	if j.Shadow != "" {
 		upstream = "upstream shadow { server " + addr + "; keepalive 256; keepalive_requests 100000000; }\n"
-		mirror = "mirror /copy;"
+		mirror = "mirror /nginx.Mirror/Copy;"
 		uri := "$request_uri"
 		if j.GRPC {
-			uri = "" // grpc_pass takes none: the shadow sees /copy
+			uri = "" // grpc_pass takes none: the shadow sees the path of the copy
 		}
 		decide := ""
 		if j.Percent < 100 {
 			split = fmt.Sprintf("split_clients \"$request_id\" $copied { %d%% 1; * \"\"; }\n", j.Percent)
 			decide = `if ($copied = "") { return 204; } `
 		}
-		location = "location = /copy { internal; " + decide + hop + scheme + "shadow" + uri + "; }\n"
+		location = "location = /nginx.Mirror/Copy { internal; " + decide + hop + scheme + "shadow" + uri + "; }\n"
 	}
 	return `
 worker_processes 2;
