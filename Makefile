@@ -25,6 +25,12 @@ setup: ## install what the tests need and is missing: Debian packages as root, t
 test: setup check ## everything, the real servers too
 	$(TESTENV) run -- $(GO) test -timeout 20m ./...
 
+.PHONY: bench
+bench: setup ## side by side with peers, writes bench/RESULTS.md; an hour and a half on two idle cores
+	$(TESTENV) run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/mirror
+	$(TESTENV) run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/load
+	$(TESTENV) run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
+
 .PHONY: check
 check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers
 	$(GO) test -short -race ./...

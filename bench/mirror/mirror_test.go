@@ -7,13 +7,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"darklaunch/bench/raw"
 	"darklaunch/bench/rig"
 	"darklaunch/bench/side"
 	"darklaunch/internal/testenv"
@@ -43,19 +39,13 @@ type proxy struct {
 	copies float64     // the share of requests that shall reach the shadow
 }
 
-// A shadow is a backend that says how many requests it had.
-type shadow struct {
-	addr  string
-	count func() (float64, error)
-}
-
 // start starts all proxies on the same backends. What this program cannot do yet
 // is left out, and said.
-func start(b *testing.B, grpc bool, live string, sh shadow) []proxy {
+func start(b *testing.B, grpc bool, live string, sh *rig.Backend) []proxy {
 	job := func(percent int) rig.Job {
 		j := rig.Job{GRPC: grpc, Live: live, Percent: percent}
 		if percent > 0 {
-			j.Shadow = sh.addr
+			j.Shadow = sh.Addr
 		}
 		return j
 	}
@@ -91,67 +81,8 @@ func start(b *testing.B, grpc bool, live string, sh shadow) []proxy {
 	return ps
 }
 
-// webServer is an nginx that answers 200 bytes at / and 64 KiB at /64k.
-const webServer = `
-worker_processes 2;
-events { worker_connections 10000; }
-http {
-  access_log off;
-  keepalive_requests 100000000;
-  sendfile on;
-  client_body_temp_path {{dir}}/body; proxy_temp_path {{dir}}/proxy; fastcgi_temp_path {{dir}}/fastcgi;
-  uwsgi_temp_path {{dir}}/uwsgi; scgi_temp_path {{dir}}/scgi;
-  server {
-    listen {{addr "main"}} backlog=4096;
-    location = / { return 200 "SMALL"; }
-    location = /64k { return 200 "LARGE"; }
-  }
-  server { listen {{addr "status"}}; location / { stub_status; } }
-}
-`
-
-func web(b *testing.B) shadow {
-	// nginx limits one word of its configuration to 4 KiB; a variable repeats it.
-	kib := strings.Repeat("x", 1<<10)
-	config := strings.ReplaceAll(webServer, "SMALL", kib[:200])
-	config = strings.ReplaceAll(config, "server {\n    listen {{addr \"main\"}}", "map $uri $kib { default "+kib+"; }\n  map $uri $large { default \""+strings.Repeat("${kib}", 64)+"\"; }\n  server {\n    listen {{addr \"main\"}}")
-	config = strings.ReplaceAll(config, `"LARGE"`, "$large")
-	s := testenv.Nginx(b, config)
-	status := s.AddrOf("status")
-	return shadow{s.Addr, func() (float64, error) {
-		return counter("http://"+status+"/", regexp.MustCompile(`\d+ \d+ (\d+)`))
-	}}
-}
-
-func echo(b *testing.B) shadow {
-	s, err := rig.Start(b, rig.Build(b, "darklaunch/bench/backend"), "--admin", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	return shadow{s.Addr, func() (float64, error) {
-		return counter("http://"+s.Admin+"/count", regexp.MustCompile(`(\d+)`))
-	}}
-}
-
-func counter(url string, re *regexp.Regexp) (float64, error) {
-	resp, err := http.Get(url)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err
-	}
-	m := re.FindSubmatch(text)
-	if m == nil {
-		return 0, fmt.Errorf("%s says %q", url, text)
-	}
-	return strconv.ParseFloat(string(m[1]), 64)
-}
-
 // variant measures a proxy under a load.
-func variant(p proxy, sh shadow, load func(addr string) (rig.Load, error)) side.Variant {
+func variant(p proxy, sh *rig.Backend, load func(addr string) (rig.Load, error)) side.Variant {
 	return side.Variant{Name: p.name, Run: func() (map[string]float64, error) {
 		cpu := func() (time.Duration, error) {
 			if p.server.Pid == 0 {
@@ -159,7 +90,7 @@ func variant(p proxy, sh shadow, load func(addr string) (rig.Load, error)) side.
 			}
 			return side.CPU(p.server.Pid)
 		}
-		copiesBefore, err := sh.count()
+		copiesBefore, err := sh.Count()
 		if err != nil {
 			return nil, err
 		}
@@ -175,7 +106,7 @@ func variant(p proxy, sh shadow, load func(addr string) (rig.Load, error)) side.
 		if err != nil {
 			return nil, err
 		}
-		copies, err := sh.count()
+		copies, err := sh.Count()
 		if err != nil {
 			return nil, err
 		}
@@ -202,31 +133,9 @@ var columns = []side.Column{
 	{Measure: "failed", Title: "failed", Format: "%.0f"},
 }
 
-// A claim is a bound on the ratio of two variants' CPU.
-type claim struct {
-	over, base string
-	limit      float64
-}
-
-func (c claim) text(r *side.Results) string {
-	said := fmt.Sprintf("* %s ≤ %.2f × %s: ", c.over, c.limit, c.base)
-	if !slices.Contains(r.Variants, c.over) {
-		return said + "not there yet.\n"
-	}
-	mid, low, high := r.Ratio(c.over, c.base, "cpu")
-	verdict := "holds"
-	switch {
-	case low > c.limit:
-		verdict = "**does not hold**"
-	case high > c.limit:
-		verdict = "not settled"
-	}
-	return fmt.Sprintf("%s%.2f [%.2f, %.2f], %s.\n", said, mid, low, high, verdict)
-}
-
 // section measures all proxies under one load, of a fixed rate or not, and
 // records it.
-func section(b *testing.B, name, what string, ps []proxy, sh shadow, fixed bool, claims []claim, load func(addr string) (rig.Load, error)) {
+func section(b *testing.B, name, what string, ps []proxy, sh *rig.Backend, fixed bool, claims []side.Claim, load func(addr string) (rig.Load, error)) {
 	where := side.Machine()
 	var variants []side.Variant
 	for _, p := range ps {
@@ -248,7 +157,7 @@ func section(b *testing.B, name, what string, ps []proxy, sh shadow, fixed bool,
 			r.Median(p.name, "p50")-r.Median("direct", "p50"), r.Median(p.name, "p99")-r.Median("direct", "p99"))
 	}
 	for _, c := range claims {
-		text.WriteString(c.text(r))
+		text.WriteString(c.Text(r, "cpu"))
 	}
 	b.Log("\n" + text.String())
 	if err := side.Record("../RESULTS.md", "mirror "+name, text.String()); err != nil {
@@ -259,20 +168,20 @@ func section(b *testing.B, name, what string, ps []proxy, sh shadow, fixed bool,
 // BenchmarkHTTP is for -benchtime 1x; its own time says nothing.
 func BenchmarkHTTP(b *testing.B) {
 	for b.Loop() {
-		live, sh := web(b), web(b)
-		ps := start(b, false, live.addr, sh)
-		section(b, "HTTP/1.1, 200 bytes, saturated", "wrk, 64 connections", ps, sh, false, []claim{
-			{"darklaunch", "nginx", 1.1},
-			{"darklaunch, 10 %", "darklaunch", 1.15},
-			{"darklaunch, 100 %", "nginx, 100 %", 0.4},
-			{"darklaunch, 100 %", "Envoy", 0.3},
+		live, sh := rig.Web(b), rig.Web(b)
+		ps := start(b, false, live.Addr, sh)
+		section(b, "HTTP/1.1, 200 bytes, saturated", "wrk, 64 connections", ps, sh, false, []side.Claim{
+			{Over: "darklaunch", Base: "nginx", Limit: 1.1},
+			{Over: "darklaunch, 10 %", Base: "darklaunch", Limit: 1.15},
+			{Over: "darklaunch, 100 %", Base: "nginx, 100 %", Limit: 0.4},
+			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
 		}, func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+"/", 64, *length) })
-		section(b, "HTTP/1.1, 64 KiB, saturated", "wrk, 64 connections", ps, sh, false, []claim{
-			{"darklaunch", "nginx", 1.1},
+		section(b, "HTTP/1.1, 64 KiB, saturated", "wrk, 64 connections", ps, sh, false, []side.Claim{
+			{Over: "darklaunch", Base: "nginx", Limit: 1.1},
 		}, func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+"/64k", 64, *length) })
-		section(b, fmt.Sprintf("HTTP/1.1, 200 bytes, %d/s", rate), "h2load --h1 --rps, 64 connections, latency from the sending", ps, sh, true, []claim{
-			{"darklaunch", "nginx", 1.15},
-			{"darklaunch, 100 %", "Envoy", 0.3},
+		section(b, fmt.Sprintf("HTTP/1.1, 200 bytes, %d/s", rate), "h2load --h1 --rps, 64 connections, latency from the sending", ps, sh, true, []side.Claim{
+			{Over: "darklaunch", Base: "nginx", Limit: 1.15},
+			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
 		}, func(addr string) (rig.Load, error) {
 			return rig.H2load{URL: "http://" + addr + "/", HTTP1: true, Clients: 64, Rate: rate, For: *length}.Run(b)
 		})
@@ -282,8 +191,8 @@ func BenchmarkHTTP(b *testing.B) {
 // BenchmarkGRPC is for -benchtime 1x; its own time says nothing.
 func BenchmarkGRPC(b *testing.B) {
 	for b.Loop() {
-		live, sh := echo(b), echo(b)
-		ps := start(b, true, live.addr, sh)
+		live, sh := rig.Echo(b), rig.Echo(b)
+		ps := start(b, true, live.Addr, sh)
 		data := filepath.Join(b.TempDir(), "body")
 		msg := make([]byte, 5+200)
 		binary.BigEndian.PutUint32(msg[1:], 200)
@@ -301,21 +210,21 @@ func BenchmarkGRPC(b *testing.B) {
 				return rig.H2load{URL: "http://" + addr + "/bench.Echo/Call", Data: data, GRPC: true, Clients: 4, Streams: 16, Rate: rate, For: *length}.Run(b)
 			}
 		}
-		section(b, "gRPC unary, 200 bytes, saturated", "h2load, 4 connections, 16 streams", ps, sh, false, []claim{
-			{"darklaunch", "HAProxy", 0.5},
-			{"darklaunch, 10 %", "darklaunch", 1.15},
-			{"darklaunch, 100 %", "Envoy", 0.3},
+		section(b, "gRPC unary, 200 bytes, saturated", "h2load, 4 connections, 16 streams", ps, sh, false, []side.Claim{
+			{Over: "darklaunch", Base: "HAProxy", Limit: 0.5},
+			{Over: "darklaunch, 10 %", Base: "darklaunch", Limit: 1.15},
+			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
 		}, run(0))
-		section(b, fmt.Sprintf("gRPC unary, 200 bytes, %d/s", rate), "h2load --rps, 4 connections, 16 streams, latency from the sending", ps, sh, true, []claim{
-			{"darklaunch", "HAProxy", 1.15},
-			{"darklaunch, 100 %", "Envoy", 0.3},
+		section(b, fmt.Sprintf("gRPC unary, 200 bytes, %d/s", rate), "h2load --rps, 4 connections, 16 streams, latency from the sending", ps, sh, true, []side.Claim{
+			{Over: "darklaunch", Base: "HAProxy", Limit: 1.15},
+			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
 		}, run(rate))
 	}
 }
 
 // call makes one gRPC call and wants its message back.
 func call(ctx context.Context, addr string) error {
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodec(raw{})))
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodec(raw.Codec{})))
 	if err != nil {
 		return err
 	}
@@ -330,39 +239,4 @@ func call(ctx context.Context, addr string) error {
 		return fmt.Errorf("sent %q, got %q", in, out)
 	}
 	return nil
-}
-
-type raw struct{}
-
-func (raw) Name() string                       { return "proto" }
-func (raw) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
-func (raw) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
-
-// TestClaim: a claim about what is not measured says so, one that the rounds do
-// not agree on is not settled.
-func TestClaim(t *testing.T) {
-	value := func(xs ...float64) func() (map[string]float64, error) {
-		return func() (map[string]float64, error) {
-			x := xs[0]
-			xs = xs[1:]
-			return map[string]float64{"cpu": x}, nil
-		}
-	}
-	r, err := side.Interleave(3, side.Variant{Name: "base", Run: value(10, 10, 10)}, side.Variant{Name: "new", Run: value(5, 6, 8)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		c    claim
-		want string
-	}{
-		{claim{"new", "base", 0.9}, "* new ≤ 0.90 × base: 0.60 [0.50, 0.80], holds.\n"},
-		{claim{"new", "base", 0.7}, "* new ≤ 0.70 × base: 0.60 [0.50, 0.80], not settled.\n"},
-		{claim{"new", "base", 0.4}, "* new ≤ 0.40 × base: 0.60 [0.50, 0.80], **does not hold**.\n"},
-		{claim{"newer", "base", 0.4}, "* newer ≤ 0.40 × base: not there yet.\n"},
-	} {
-		if got := tt.c.text(r); got != tt.want {
-			t.Errorf("got %q, want %q", got, tt.want)
-		}
-	}
 }

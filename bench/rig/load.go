@@ -26,7 +26,7 @@ type Load struct {
 // Wrk asks a URL for d over conns connections, as fast as they go.
 func Wrk(t testing.TB, url string, conns int, d time.Duration) (Load, error) {
 	t.Helper()
-	return parseWrk(testenv.Wrk(t, "-t", "1", "-c", strconv.Itoa(conns), "-d", strconv.Itoa(int(d.Seconds()))+"s", "--latency", url))
+	return ParseWrk(testenv.Wrk(t, "-t", "1", "-c", strconv.Itoa(conns), "-d", strconv.Itoa(int(d.Seconds()))+"s", "--latency", url))
 }
 
 var (
@@ -37,7 +37,8 @@ var (
 	wrkQuantile = regexp.MustCompile(`(?m)^\s+(50|99)%\s+([\d.]+)(us|ms|s)\s*$`)
 )
 
-func parseWrk(out string) (Load, error) {
+// ParseWrk reads what wrk --latency prints.
+func ParseWrk(out string) (Load, error) {
 	l := Load{Requests: number(wrkRequests, out), Rate: number(wrkRate, out), Failed: number(wrkStatus, out)}
 	if m := wrkErrors.FindStringSubmatch(out); m != nil {
 		for _, s := range m[1:] {
@@ -78,6 +79,16 @@ type H2load struct {
 func (h H2load) Run(t testing.TB) (Load, error) {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "h2load.log")
+	l, err := ParseH2load(testenv.H2load(t, h.Args(log)...))
+	if err != nil {
+		return l, err
+	}
+	l.P50, l.P99, err = Logged(log)
+	return l, err
+}
+
+// Args are h2load's, with its log in a file.
+func (h H2load) Args(log string) []string {
 	args := []string{"-c", strconv.Itoa(h.Clients), "-m", strconv.Itoa(max(1, h.Streams)), "-D", strconv.FormatFloat(h.For.Seconds(), 'f', -1, 64), "--log-file=" + log}
 	if h.HTTP1 {
 		args = append(args, "--h1")
@@ -91,12 +102,7 @@ func (h H2load) Run(t testing.TB) (Load, error) {
 	if h.Rate > 0 {
 		args = append(args, "--rps="+strconv.FormatFloat(h.Rate/float64(h.Clients), 'f', -1, 64))
 	}
-	l, err := parseH2load(testenv.H2load(t, append(args, h.URL)...))
-	if err != nil {
-		return l, err
-	}
-	l.P50, l.P99, err = logged(log)
-	return l, err
+	return append(args, h.URL)
 }
 
 var (
@@ -104,7 +110,8 @@ var (
 	h2Rate     = regexp.MustCompile(`finished in [\d.]+m?s, ([\d.]+) req/s`)
 )
 
-func parseH2load(out string) (Load, error) {
+// ParseH2load reads what h2load prints; its latencies are in its log.
+func ParseH2load(out string) (Load, error) {
 	m := h2Requests.FindStringSubmatch(out)
 	if m == nil {
 		return Load{}, fmt.Errorf("h2load says nothing of requests:\n%s", out)
@@ -117,8 +124,8 @@ func parseH2load(out string) (Load, error) {
 	return Load{Requests: ok, Failed: done - ok, Rate: number(h2Rate, out)}, nil
 }
 
-// logged reads the quantiles of the third column of h2load's log, microseconds.
-func logged(file string) (p50, p99 time.Duration, err error) {
+// Logged reads the quantiles of the third column of h2load's log, microseconds.
+func Logged(file string) (p50, p99 time.Duration, err error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return 0, 0, err

@@ -9,7 +9,7 @@ import (
 )
 
 func TestParseWrk(t *testing.T) {
-	got, err := parseWrk(`Running 4s test @ http://127.0.0.1:1/
+	got, err := ParseWrk(`Running 4s test @ http://127.0.0.1:1/
   1 threads and 64 connections
   Latency Distribution
      50%  612.00us
@@ -24,13 +24,13 @@ Requests/sec:    308.50
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("(-want +got), %v:\n%s", err, diff)
 	}
-	if _, err := parseWrk("unable to connect"); err == nil {
+	if _, err := ParseWrk("unable to connect"); err == nil {
 		t.Error("a run without an answer was taken for one")
 	}
 }
 
 func TestParseH2load(t *testing.T) {
-	got, err := parseH2load(`finished in 4.00s, 2995.50 req/s, 1.20MB/s
+	got, err := ParseH2load(`finished in 4.00s, 2995.50 req/s, 1.20MB/s
 requests: 12000 total, 12000 started, 11990 done, 11982 succeeded, 8 failed, 0 errored, 0 timeout
 `)
 	want := Load{Requests: 11982, Failed: 8, Rate: 2995.5}

@@ -149,6 +149,30 @@ func (r *Results) Table(base string, columns ...Column) string {
 	return b.String()
 }
 
+// A Claim bounds the ratio of a measure of two variants.
+type Claim struct {
+	Over, Base string
+	Limit      float64
+}
+
+// Text is a line of Markdown on whether the claim holds in every round, in none,
+// or cannot be told. A variant that was not measured is not there yet.
+func (c Claim) Text(r *Results, measure string) string {
+	said := fmt.Sprintf("* %s ≤ %.2f × %s: ", c.Over, c.Limit, c.Base)
+	if !slices.Contains(r.Variants, c.Over) || !slices.Contains(r.Variants, c.Base) {
+		return said + "not there yet.\n"
+	}
+	mid, low, high := r.Ratio(c.Over, c.Base, measure)
+	verdict := "holds"
+	switch {
+	case low > c.Limit:
+		verdict = "**does not hold**"
+	case high > c.Limit:
+		verdict = "not settled"
+	}
+	return fmt.Sprintf("%s%.2f [%.2f, %.2f], %s.\n", said, mid, low, high, verdict)
+}
+
 // Record puts text in place of the section called name in a file of results,
 // or adds the section at the end. Other sections stay as they are.
 func Record(file, name, text string) error {
