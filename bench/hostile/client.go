@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"darklaunch/bench/raw"
 )
 
 // errNotLive: the answer does not bear live's mark; somebody else gave it.
@@ -156,7 +158,7 @@ func (g *grpcCaller) do(c call, patience time.Duration) (answer string, err erro
 			grpc.WithAuthority("live.test"),
 			grpc.WithDisableRetry(),
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: patience}),
-			grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallRecvMsgSize(64<<20)))
+			grpc.WithDefaultCallOptions(grpc.ForceCodec(raw.Codec{}), grpc.MaxCallRecvMsgSize(64<<20)))
 		if err != nil {
 			return "", err
 		}

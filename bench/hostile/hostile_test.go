@@ -121,6 +121,10 @@ func miniProxy(protocol Protocol, manner string) Proxy {
 		if err != nil {
 			return nil, err
 		}
+		patience := 3 * time.Second
+		if manner == coupled {
+			patience = time.Minute // longer than any client's
+		}
 		toLive, toShadow := transport(protocol, shadow), transport(protocol, shadow)
 		m := &mini{
 			manner: manner,
@@ -132,7 +136,7 @@ func miniProxy(protocol Protocol, manner string) Proxy {
 				Transport:     toLive,
 				FlushInterval: -1,
 			},
-			client: &http.Client{Transport: toShadow, Timeout: 3 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+			client: &http.Client{Transport: toShadow, Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 			copies: make(chan *http.Request, 64),
 		}
 		if shadow != "" {
@@ -178,7 +182,7 @@ func transport(protocol Protocol, shadow string) *http.Transport {
 }
 
 // quick is a size for the race detector.
-var quick = Config{Seed: 1, Calls: 120, Conns: 8, Rate: 400, Patience: 2 * time.Second, MaxBody: 4 << 20, Upload: 8 << 20}
+var quick = Config{Seed: 1, Calls: 120, Conns: 8, Rate: 400, Patience: 3 * time.Second, MaxBody: 4 << 20, Upload: 8 << 20}
 
 // TestPlantedFaults: the suite catches what is wrong with a proxy, and no more.
 func TestPlantedFaults(t *testing.T) {

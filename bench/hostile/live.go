@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"darklaunch/bench/raw"
 )
 
 // live answers each call as the stream says, with a digest of what it was
@@ -35,7 +37,7 @@ func startLive(p Protocol, s *stream) (*live, error) {
 	v := &live{stream: s, addr: l.Addr().String()}
 	if p == GRPC {
 		server := grpc.NewServer(
-			grpc.ForceServerCodec(rawCodec{}),
+			grpc.ForceServerCodec(raw.Codec{}),
 			grpc.MaxRecvMsgSize(64<<20),
 			grpc.UnknownServiceHandler(v.serveStream))
 		done := make(chan struct{})
@@ -156,13 +158,6 @@ func (c call) code() codes.Code {
 		return codes.FailedPrecondition
 	}
 }
-
-// rawCodec passes messages as they are, *[]byte on both sides.
-type rawCodec struct{}
-
-func (rawCodec) Name() string                       { return "proto" }
-func (rawCodec) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
-func (rawCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
 
 // passing are the headers that belong to one hop, or to the proxy, or to the
 // moment: an answer is the same without them.
