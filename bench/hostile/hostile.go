@@ -279,6 +279,9 @@ func (t *trial) judge(row *Row, outcomes []outcome) {
 			case o.answer == t.direct[i].answer:
 			case row.State == Off || t.off != nil && o.answer == t.off[i].answer:
 				row.Altered++
+				if row.State == Off {
+					example(i, "answered\n%s\nwhere live answers\n%s", o.answer, t.direct[i].answer)
+				}
 			default:
 				row.Different++
 				example(i, "answered\n%s\nwhere live answers\n%s", o.answer, t.direct[i].answer)
