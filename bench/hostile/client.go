@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"darklaunch/bench/hostile/shadows"
 	"darklaunch/bench/raw"
 )
 
@@ -35,8 +36,8 @@ type caller interface {
 	close()
 }
 
-func newCaller(p Protocol, s *stream, addr string) caller {
-	if p == GRPC {
+func newCaller(p shadows.Protocol, s *stream, addr string) caller {
+	if p == shadows.GRPC {
 		return &grpcCaller{stream: s, addr: addr}
 	}
 	return &httpCaller{stream: s, addr: addr}

@@ -15,22 +15,14 @@ import (
 	"sync"
 	"time"
 
+	"darklaunch/bench/hostile/shadows"
 	"darklaunch/bench/side"
-)
-
-// A Protocol is what client, proxy, live and shadow speak.
-type Protocol string
-
-// The protocols. GRPC is HTTP/2 without TLS from the first byte on.
-const (
-	HTTP Protocol = "HTTP/1.1"
-	GRPC Protocol = "gRPC"
 )
 
 // A Proxy is what is put to the test.
 type Proxy struct {
 	Name     string
-	Protocol Protocol
+	Protocol shadows.Protocol
 
 	// Start starts it between clients and live, host:port, with all requests
 	// copied to shadow: host:port, or https://host:port where the shadow shall be
@@ -69,7 +61,7 @@ type Config struct {
 	// Upload is the bytes of an upload against a shadow that stops reading. For
 	// gRPC it is a stream of messages of 64 KiB.
 	Upload int
-	States []State // nil means all
+	States []shadows.State // nil means all
 }
 
 // Full returns the size of a real run: 10,000 requests a state, bodies up to 32
@@ -85,7 +77,7 @@ func CI() Config {
 
 // A Row is what became of the stream in one state.
 type Row struct {
-	State State
+	State shadows.State
 	Sent  int // of Config.Calls; the rest had no connection left
 
 	Answered  int // by live, in time
@@ -96,7 +88,7 @@ type Row struct {
 
 	P50, P99 time.Duration // of answered small calls, from when they were due
 
-	Shadow Evidence
+	Shadow shadows.Evidence
 	Bitten bool // the state's fault happened; true where there is none
 
 	Ledger        *Ledger // nil: the proxy says nothing
@@ -109,7 +101,7 @@ func (r Row) Hurt() bool { return r.TimedOut+r.Failed+r.Different > 0 }
 
 // An Upload is what became of one large request.
 type Upload struct {
-	State    State
+	State    shadows.State
 	Answered bool
 	Err      string
 	Took     time.Duration
@@ -137,7 +129,7 @@ func (r *Report) Problems() []string {
 				row.State, r.Config.Calls, row.Answered, row.TimedOut, row.Failed, r.Config.Calls-row.Sent, row.Different))
 		}
 		if !row.Bitten {
-			p = append(p, fmt.Sprintf("%s: the fault did not happen: 0 %s", row.State, bites[row.State]))
+			p = append(p, fmt.Sprintf("%s: the fault did not happen: 0 %s", row.State, row.State.Bites()))
 		}
 		if row.Ledger != nil && !row.Ledger.balanced() {
 			p = append(p, fmt.Sprintf("%s: the proxy's account does not add up: %+v", row.State, *row.Ledger))
@@ -147,7 +139,7 @@ func (r *Report) Problems() []string {
 		if !u.Answered {
 			p = append(p, fmt.Sprintf("%s: an upload of %s was not answered: %s", u.State, size(r.Config.Upload), u.Err))
 		}
-		if u.State == StopsReading && u.Held == 0 {
+		if u.State == shadows.StopsReading && u.Held == 0 {
 			p = append(p, fmt.Sprintf("%s: no copy was under way when the shadow stopped", u.State))
 		}
 	}
@@ -159,7 +151,7 @@ func (r *Report) Problems() []string {
 // could not do its work; what the proxy did is in the report.
 func Run(p Proxy, cfg Config) (*Report, error) {
 	if cfg.States == nil {
-		cfg.States = States
+		cfg.States = shadows.All()
 	}
 	s := newStream(cfg.Seed, cfg.Calls, cfg.MaxBody)
 	v, err := startLive(p.Protocol, s)
@@ -180,7 +172,7 @@ func Run(p Proxy, cfg Config) (*Report, error) {
 			return t.report, fmt.Errorf("%s, %s: %w", p.Name, state, err)
 		}
 	}
-	for _, state := range []State{Off, Fast, StopsReading} {
+	for _, state := range []shadows.State{shadows.Off, shadows.Fast, shadows.StopsReading} {
 		if err := t.upload(state); err != nil {
 			return t.report, fmt.Errorf("%s, upload, %s: %w", p.Name, state, err)
 		}
@@ -199,14 +191,14 @@ type trial struct {
 }
 
 // with starts a shadow and the proxy before it, and ends both after do.
-func (t *trial) with(state State, do func(*shadow, *Instance) error) error {
-	sh, err := newShadow(state, t.proxy.Protocol)
+func (t *trial) with(state shadows.State, do func(*shadows.Shadow, *Instance) error) error {
+	sh, err := shadows.New(state, t.proxy.Protocol)
 	if err != nil {
 		return err
 	}
-	defer sh.close()
-	to := sh.addr
-	if state == Off {
+	defer sh.Close()
+	to := sh.Addr
+	if state == shadows.Off {
 		to = ""
 	}
 	in, err := t.proxy.Start(t.live.addr, to)
@@ -217,20 +209,20 @@ func (t *trial) with(state State, do func(*shadow, *Instance) error) error {
 	return do(sh, in)
 }
 
-func (t *trial) state(state State) error {
-	return t.with(state, func(sh *shadow, in *Instance) error {
+func (t *trial) state(state shadows.State) error {
+	return t.with(state, func(sh *shadows.Shadow, in *Instance) error {
 		row := Row{State: state, Before: usage(in)}
 		outcomes := t.send(in.Addr)
-		if state == Off {
+		if state == shadows.Off {
 			t.off = outcomes
 			row.Bitten = true
 		} else {
-			row.Bitten = sh.bitten(3 * time.Second) // a copy may leave after live has answered
+			row.Bitten = sh.Bitten(3 * time.Second) // a copy may leave after live has answered
 		}
-		row.After, row.Shadow = usage(in), sh.evidence()
+		row.After, row.Shadow = usage(in), sh.Evidence()
 		row.P50, row.P99 = t.latency(outcomes)
 		t.judge(&row, outcomes)
-		if in.Ledger != nil && state != Off {
+		if in.Ledger != nil && state != shadows.Off {
 			l, err := in.Ledger()
 			if err != nil {
 				return err
@@ -277,9 +269,9 @@ func (t *trial) judge(row *Row, outcomes []outcome) {
 			row.Answered++
 			switch {
 			case o.answer == t.direct[i].answer:
-			case row.State == Off || t.off != nil && o.answer == t.off[i].answer:
+			case row.State == shadows.Off || t.off != nil && o.answer == t.off[i].answer:
 				row.Altered++
-				if row.State == Off {
+				if row.State == shadows.Off {
 					example(i, "answered\n%s\nwhere live answers\n%s", o.answer, t.direct[i].answer)
 				}
 			default:
@@ -353,19 +345,19 @@ func (t *trial) send(addr string) []outcome {
 const opener = 512 << 10
 
 // upload sends one large request, alone on its connection.
-func (t *trial) upload(state State) error {
-	return t.with(state, func(sh *shadow, in *Instance) error {
+func (t *trial) upload(state shadows.State) error {
+	return t.with(state, func(sh *shadows.Shadow, in *Instance) error {
 		up := Upload{State: state}
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		if state == StopsReading {
+		if state == shadows.StopsReading {
 			first := newCaller(t.proxy.Protocol, t.stream, in.Addr)
 			wg.Go(func() {
 				defer first.close()
 				_, _ = first.do(uploadCall(firstUpload, opener), t.cfg.Patience) // what counts is its copy
 			})
-			sh.bitten(5 * time.Second)
-			up.Held = sh.evidence().Bites
+			sh.Bitten(5 * time.Second)
+			up.Held = sh.Evidence().Bites
 		}
 		c := uploadCall(firstUpload+1, t.cfg.Upload)
 		want, err := t.once(t.live.addr, c)
@@ -375,8 +367,8 @@ func (t *trial) upload(state State) error {
 		start := time.Now()
 		got, err := t.once(in.Addr, c)
 		up.Took = time.Since(start)
-		if state == StopsReading {
-			up.HeldAfter = sh.evidence().Bites
+		if state == shadows.StopsReading {
+			up.HeldAfter = sh.Evidence().Bites
 		}
 		up.Answered = err == nil && got == want
 		switch {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"darklaunch/bench/hostile/shadows"
 	"darklaunch/internal/testenv"
 )
 
@@ -115,7 +116,7 @@ func (c *capped) Write(p []byte) (int, error) {
 }
 
 // miniProxy starts a mini in this process.
-func miniProxy(protocol Protocol, manner string) Proxy {
+func miniProxy(protocol shadows.Protocol, manner string) Proxy {
 	return Proxy{Name: "a proxy that " + manner, Protocol: protocol, Start: func(live, shadow string) (*Instance, error) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -167,10 +168,10 @@ func miniProxy(protocol Protocol, manner string) Proxy {
 	}}
 }
 
-func transport(protocol Protocol, shadow string) *http.Transport {
+func transport(protocol shadows.Protocol, shadow string) *http.Transport {
 	t := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 256, Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	switch {
-	case protocol == HTTP:
+	case protocol == shadows.HTTP:
 		t.Protocols.SetHTTP1(true)
 	case strings.HasPrefix(shadow, "https://"):
 		t.Protocols.SetHTTP2(true)
@@ -188,30 +189,30 @@ var quick = Config{Seed: 1, Calls: 120, Conns: 8, Rate: 400, Patience: 3 * time.
 func TestPlantedFaults(t *testing.T) {
 	for _, tt := range []struct {
 		manner string
-		state  State
+		state  shadows.State
 		long   bool
 		want   []string // beginnings of the problems
 	}{
-		{detached, Fast, true, nil},
-		{detached, BlackHole, false, nil},
-		{detached, Errors, true, nil},
-		{detached, ResetMidBody, true, nil},
-		{coupled, Fast, true, []string{"stops reading: an upload of 8 MiB was not answered"}},
-		{coupled, BlackHole, false, []string{"black hole: of 120 requests", "stops reading: an upload of 8 MiB was not answered"}},
-		{silent, Errors, true, []string{"500s: the fault did not happen", "stops reading: no copy was under way"}},
-		{confused, Errors, true, []string{"500s: of 120 requests", "stops reading: no copy was under way"}},
+		{detached, shadows.Fast, true, nil},
+		{detached, shadows.BlackHole, false, nil},
+		{detached, shadows.Errors, true, nil},
+		{detached, shadows.ResetMidBody, true, nil},
+		{coupled, shadows.Fast, true, []string{"stops reading: an upload of 8 MiB was not answered"}},
+		{coupled, shadows.BlackHole, false, []string{"black hole: of 120 requests", "stops reading: an upload of 8 MiB was not answered"}},
+		{silent, shadows.Errors, true, []string{"500s: the fault did not happen", "stops reading: no copy was under way"}},
+		{confused, shadows.Errors, true, []string{"500s: of 120 requests", "stops reading: no copy was under way"}},
 	} {
-		for _, protocol := range []Protocol{HTTP, GRPC} {
-			if tt.manner == confused && protocol == GRPC {
+		for _, protocol := range []shadows.Protocol{shadows.HTTP, shadows.GRPC} {
+			if tt.manner == confused && protocol == shadows.GRPC {
 				continue // its fault is a status of HTTP
 			}
 			t.Run(string(protocol)+" "+string(tt.state)+" "+tt.manner, func(t *testing.T) {
-				if testing.Short() && (tt.long || (tt.manner == coupled) != (protocol == HTTP)) {
+				if testing.Short() && (tt.long || (tt.manner == coupled) != (protocol == shadows.HTTP)) {
 					t.Skip("-short: one of each protocol does")
 				}
 				t.Parallel()
 				cfg := quick
-				cfg.States = []State{Off, tt.state}
+				cfg.States = []shadows.State{shadows.Off, tt.state}
 				r, err := Run(miniProxy(protocol, tt.manner), cfg)
 				if err != nil {
 					t.Fatal(err)
@@ -244,7 +245,7 @@ func TestStatesHappen(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: 14 states in two protocols take half a minute")
 	}
-	for _, protocol := range []Protocol{HTTP, GRPC} {
+	for _, protocol := range []shadows.Protocol{shadows.HTTP, shadows.GRPC} {
 		t.Run(string(protocol), func(t *testing.T) {
 			t.Parallel()
 			r, err := Run(miniProxy(protocol, detached), quick)

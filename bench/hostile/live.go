@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"darklaunch/bench/hostile/shadows"
 	"darklaunch/bench/raw"
 )
 
@@ -29,13 +30,13 @@ type live struct {
 	stop   func()
 }
 
-func startLive(p Protocol, s *stream) (*live, error) {
+func startLive(p shadows.Protocol, s *stream) (*live, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	v := &live{stream: s, addr: l.Addr().String()}
-	if p == GRPC {
+	if p == shadows.GRPC {
 		server := grpc.NewServer(
 			grpc.ForceServerCodec(raw.Codec{}),
 			grpc.MaxRecvMsgSize(64<<20),

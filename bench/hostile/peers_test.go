@@ -6,14 +6,15 @@ import (
 	"strings"
 	"testing"
 
+	"darklaunch/bench/hostile/shadows"
 	"darklaunch/bench/rig"
 	"darklaunch/bench/side"
 )
 
 // starter makes a Proxy of what starts one.
-func starter(name string, protocol Protocol, tuned bool, start func(rig.Job) (*rig.Server, error), ledger func(admin string) (Ledger, error)) Proxy {
+func starter(name string, protocol shadows.Protocol, tuned bool, start func(rig.Job) (*rig.Server, error), ledger func(admin string) (Ledger, error)) Proxy {
 	return Proxy{Name: name, Protocol: protocol, Start: func(live, shadow string) (*Instance, error) {
-		s, err := start(rig.Job{GRPC: protocol == GRPC, Live: live, Shadow: shadow, Percent: 100, Tuned: tuned})
+		s, err := start(rig.Job{GRPC: protocol == shadows.GRPC, Live: live, Shadow: shadow, Percent: 100, Tuned: tuned})
 		if err != nil {
 			return nil, err
 		}
@@ -25,11 +26,11 @@ func starter(name string, protocol Protocol, tuned bool, start func(rig.Job) (*r
 	}}
 }
 
-func nginx(t testing.TB, protocol Protocol) Proxy {
+func nginx(t testing.TB, protocol shadows.Protocol) Proxy {
 	return starter("nginx, mirror", protocol, false, func(j rig.Job) (*rig.Server, error) { return rig.Nginx(t, j), nil }, nil)
 }
 
-func envoy(t testing.TB, protocol Protocol, tuned bool) Proxy {
+func envoy(t testing.TB, protocol shadows.Protocol, tuned bool) Proxy {
 	name := "Envoy, request_mirror_policies"
 	if tuned {
 		name += ", shadow cluster tuned"
@@ -37,7 +38,7 @@ func envoy(t testing.TB, protocol Protocol, tuned bool) Proxy {
 	return starter(name, protocol, tuned, func(j rig.Job) (*rig.Server, error) { return rig.Envoy(t, j), nil }, nil)
 }
 
-func darklaunch(t testing.TB, protocol Protocol) Proxy {
+func darklaunch(t testing.TB, protocol shadows.Protocol) Proxy {
 	return starter("darklaunch mirror", protocol, false, func(j rig.Job) (*rig.Server, error) { return rig.Mirror(t, j, "") }, mirrorLedger)
 }
 
@@ -52,14 +53,14 @@ func mirrorLedger(admin string) (Ledger, error) {
 // answered the copy.
 func TestNginx(t *testing.T) {
 	cfg := CI()
-	cfg.States = []State{Off, Fast, Slow, BlackHole, SYNBlackHole, Errors, GoAwayStorm, TLSStall}
-	r, err := Run(nginx(t, HTTP), cfg)
+	cfg.States = []shadows.State{shadows.Off, shadows.Fast, shadows.Slow, shadows.BlackHole, shadows.SYNBlackHole, shadows.Errors, shadows.GoAwayStorm, shadows.TLSStall}
+	r, err := Run(nginx(t, shadows.HTTP), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%s\n%s", r.Markdown(), examples(r))
 	for _, row := range r.Rows {
-		stalls := row.State == BlackHole || row.State == SYNBlackHole || row.State == TLSStall || row.State == Slow
+		stalls := row.State == shadows.BlackHole || row.State == shadows.SYNBlackHole || row.State == shadows.TLSStall || row.State == shadows.Slow
 		if !row.Bitten {
 			t.Errorf("%s: the fault did not happen", row.State)
 		}
@@ -75,7 +76,7 @@ func TestNginx(t *testing.T) {
 
 // TestMirror holds this program to what it promises: no client notices.
 func TestMirror(t *testing.T) {
-	for _, protocol := range []Protocol{HTTP, GRPC} {
+	for _, protocol := range []shadows.Protocol{shadows.HTTP, shadows.GRPC} {
 		t.Run(string(protocol), func(t *testing.T) {
 			if testing.Short() {
 				t.Skip("-short: builds and starts the program")
@@ -103,13 +104,13 @@ var (
 // BenchmarkHostile puts each proxy through all states and keeps its report in
 // bench/RESULTS.md. Its time says nothing; -benchtime 1x.
 func BenchmarkHostile(b *testing.B) {
-	for _, p := range []func(testing.TB, Protocol) Proxy{
+	for _, p := range []func(testing.TB, shadows.Protocol) Proxy{
 		darklaunch,
 		nginx,
-		func(t testing.TB, p Protocol) Proxy { return envoy(t, p, false) },
-		func(t testing.TB, p Protocol) Proxy { return envoy(t, p, true) },
+		func(t testing.TB, p shadows.Protocol) Proxy { return envoy(t, p, false) },
+		func(t testing.TB, p shadows.Protocol) Proxy { return envoy(t, p, true) },
 	} {
-		for _, protocol := range []Protocol{HTTP, GRPC} {
+		for _, protocol := range []shadows.Protocol{shadows.HTTP, shadows.GRPC} {
 			b.Run(p(b, protocol).Name+"/"+string(protocol), func(b *testing.B) {
 				for b.Loop() {
 					measure(b, p(b, protocol))
@@ -126,7 +127,7 @@ func measure(b *testing.B, p Proxy) {
 	}
 	if *only != "" {
 		for s := range strings.SplitSeq(*only, ",") {
-			cfg.States = append(cfg.States, State(s))
+			cfg.States = append(cfg.States, shadows.State(s))
 		}
 	}
 	where := side.Machine()
@@ -156,13 +157,13 @@ func measure(b *testing.B, p Proxy) {
 // TestMarkdown: what went wrong can be read off the report.
 func TestMarkdown(t *testing.T) {
 	r := &Report{
-		Proxy: Proxy{Name: "p", Protocol: HTTP}, Config: Config{Calls: 10, Upload: 1 << 20},
+		Proxy: Proxy{Name: "p", Protocol: shadows.HTTP}, Config: Config{Calls: 10, Upload: 1 << 20},
 		Rows: []Row{
-			{State: Off, Sent: 10, Answered: 10, Bitten: true},
-			{State: BlackHole, Sent: 4, Answered: 3, TimedOut: 1, Bitten: true, Shadow: Evidence{Bites: 2}, Ledger: &Ledger{Offered: 3, Sent: 1}},
-			{State: Errors, Sent: 10, Answered: 10, Altered: 4},
+			{State: shadows.Off, Sent: 10, Answered: 10, Bitten: true},
+			{State: shadows.BlackHole, Sent: 4, Answered: 3, TimedOut: 1, Bitten: true, Shadow: shadows.Evidence{Bites: 2}, Ledger: &Ledger{Offered: 3, Sent: 1}},
+			{State: shadows.Errors, Sent: 10, Answered: 10, Altered: 4},
 		},
-		Uploads: []Upload{{State: StopsReading, Err: "none within 1s"}},
+		Uploads: []Upload{{State: shadows.StopsReading, Err: "none within 1s"}},
 	}
 	text := r.Markdown()
 	for _, want := range []string{

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"darklaunch/bench/hostile/shadows"
 )
 
 // Markdown is the report as a section of bench/RESULTS.md.
@@ -16,7 +18,7 @@ func (r *Report) Markdown() string {
 	b.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|\n")
 	for _, row := range r.Rows {
 		happened := "–"
-		if noun := bites[row.State]; noun != "" {
+		if noun := row.State.Bites(); noun != "" {
 			happened = fmt.Sprintf("%d %s", row.Shadow.Bites, noun)
 			if !row.Bitten {
 				happened = "**no**: 0 " + noun
@@ -32,7 +34,7 @@ func (r *Report) Markdown() string {
 			mb(row.Before.RSS), mb(row.After.RSS), row.After.Descriptors)
 	}
 	fmt.Fprintf(&b, "\nUploads of %s", size(cfg.Upload))
-	if r.Proxy.Protocol == GRPC {
+	if r.Proxy.Protocol == shadows.GRPC {
 		fmt.Fprintf(&b, " as a stream of %d messages", uploadCall(0, cfg.Upload).pieces)
 	}
 	b.WriteString(":\n\n| shadow | answered | s | copies stopped and under way: before / after |\n|---|---|---:|---:|\n")

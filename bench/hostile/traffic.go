@@ -1,7 +1,6 @@
 package hostile
 
 import (
-	"encoding/binary"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -122,13 +121,3 @@ const (
 )
 
 func user(index int) string { return "u" + strconv.Itoa(index%97) }
-
-// frame is a gRPC message as it stands in a body.
-func frame(compressed bool, msg []byte) []byte {
-	b := make([]byte, 5, 5+len(msg))
-	if compressed {
-		b[0] = 1
-	}
-	binary.BigEndian.PutUint32(b[1:], uint32(len(msg)))
-	return append(b, msg...)
-}

@@ -1,8 +1,9 @@
-package hostile
+package shadows
 
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"io"
 	"net"
 	"strings"
@@ -15,7 +16,7 @@ import (
 
 // An h2conn is one HTTP/2 connection to the shadow.
 type h2conn struct {
-	s *shadow
+	s *Shadow
 	c *net.TCPConn
 	r *bufio.Reader
 
@@ -41,7 +42,7 @@ func (h *h2conn) pause(d time.Duration) bool {
 }
 
 // serveH2 speaks HTTP/2 as far as the state does.
-func (s *shadow) serveH2(c *net.TCPConn) {
+func (s *Shadow) serveH2(c *net.TCPConn) {
 	h := &h2conn{s: s, c: c, r: bufio.NewReader(counted{c, &s.bytes}), window: 65535, conn: 65535, credit: map[uint32]int64{}, done: make(chan struct{})}
 	h.f = http2.NewFramer(c, h.r)
 	h.f.SetReuseFrames()
@@ -288,4 +289,14 @@ func (h *h2conn) head(id uint32, end bool, fields ...string) bool {
 		}
 		return h.f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: h.buf.Bytes(), EndStream: end, EndHeaders: true})
 	})
+}
+
+// frame is a gRPC message as it stands in a body.
+func frame(compressed bool, msg []byte) []byte {
+	b := make([]byte, 5, 5+len(msg))
+	if compressed {
+		b[0] = 1
+	}
+	binary.BigEndian.PutUint32(b[1:], uint32(len(msg)))
+	return append(b, msg...)
 }

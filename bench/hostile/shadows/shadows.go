@@ -1,4 +1,7 @@
-package hostile
+// Package shadows has servers that misbehave, each in one way, as the shadow of a
+// mirroring proxy may. They speak HTTP/1.1 or gRPC as far as their state lets
+// them, and count what they saw and how often their fault happened.
+package shadows
 
 import (
 	"bufio"
@@ -22,7 +25,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A State is how the shadow behaves.
+// A Protocol is what a shadow speaks.
+type Protocol string
+
+// The protocols. GRPC is HTTP/2 without TLS from the first byte on.
+const (
+	HTTP Protocol = "HTTP/1.1"
+	GRPC Protocol = "gRPC"
+)
+
+// A State is how a shadow behaves.
 type State string
 
 // The states of a shadow.
@@ -43,14 +55,19 @@ const (
 	TLSStall     State = "TLS stall"
 
 	// StopsReading reads a copy's head and the beginning of its body and no
-	// more. It is the state of uploads, not one of the stream's.
+	// more. It is for uploads, and not one of All.
 	StopsReading State = "stops reading"
 )
 
-// States are those that a stream is sent through, in order.
-var States = []State{Off, Fast, Slow, BlackHole, SYNBlackHole, ResetMidBody, Errors, Garbage, Endless, GzipBomb, Flood1xx, GoAwayStorm, MaxFrame0, TLSStall}
+// All returns the states from Off to TLSStall, in order.
+func All() []State {
+	return []State{Off, Fast, Slow, BlackHole, SYNBlackHole, ResetMidBody, Errors, Garbage, Endless, GzipBomb, Flood1xx, GoAwayStorm, MaxFrame0, TLSStall}
+}
 
-// bites says what is counted as the state's fault having happened.
+// Bites says what is counted as the state's fault having happened, in the
+// plural; "" for Off.
+func (s State) Bites() string { return bites[s] }
+
 var bites = map[State]string{
 	Fast:         "answers",
 	Slow:         "answers after 2 s",
@@ -76,11 +93,14 @@ type Evidence struct {
 	Bites int64 // how often the fault happened, in the unit of the state
 }
 
-// A shadow listens and misbehaves until it is closed.
-type shadow struct {
+// A Shadow listens and misbehaves until it is closed. Its methods may be called
+// from any goroutine.
+type Shadow struct {
+	// Addr is for the proxy: host:port, with https:// where it shall speak TLS.
+	Addr string
+
 	state    State
 	protocol Protocol
-	addr     string // for the proxy; https:// where it shall speak TLS
 
 	conns, heads, bytes, bites atomic.Int64
 
@@ -89,10 +109,12 @@ type shadow struct {
 	wg     sync.WaitGroup
 
 	mu   sync.Mutex
-	open map[net.Conn]bool // nil after close
+	open map[net.Conn]bool // nil after Close
 }
 
-func newShadow(state State, p Protocol) (*shadow, error) {
+// New starts a shadow on a free port of 127.0.0.1. One that is Off is never
+// asked.
+func New(state State, p Protocol) (*Shadow, error) {
 	lc := net.ListenConfig{}
 	if state == BlackHole || state == StopsReading {
 		// Else the kernel would read some megabytes on the shadow's behalf.
@@ -107,13 +129,13 @@ func newShadow(state State, p Protocol) (*shadow, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &shadow{state: state, protocol: p, addr: l.Addr().String(), l: l, closed: make(chan struct{}), open: map[net.Conn]bool{}}
+	s := &Shadow{state: state, protocol: p, Addr: l.Addr().String(), l: l, closed: make(chan struct{}), open: map[net.Conn]bool{}}
 	if state == TLSStall {
-		s.addr = "https://" + s.addr
+		s.Addr = "https://" + s.Addr
 	}
 	if state == SYNBlackHole {
 		if err := s.fill(); err != nil {
-			s.close()
+			s.Close()
 			return nil, err
 		}
 		s.wg.Go(s.watchConnects)
@@ -123,12 +145,13 @@ func newShadow(state State, p Protocol) (*shadow, error) {
 	return s, nil
 }
 
-func (s *shadow) evidence() Evidence {
+// Evidence is what it saw and did so far.
+func (s *Shadow) Evidence() Evidence {
 	return Evidence{s.conns.Load(), s.heads.Load(), s.bytes.Load(), s.bites.Load()}
 }
 
-// bitten waits until the fault has happened, at most for d.
-func (s *shadow) bitten(d time.Duration) bool {
+// Bitten waits until the fault has happened, at most for d.
+func (s *Shadow) Bitten(d time.Duration) bool {
 	for end := time.Now().Add(d); s.bites.Load() == 0; {
 		if time.Now().After(end) {
 			return false
@@ -139,7 +162,7 @@ func (s *shadow) bitten(d time.Duration) bool {
 }
 
 // pause waits for d or the end of the shadow, and reports whether it lives.
-func (s *shadow) pause(d time.Duration) bool {
+func (s *Shadow) pause(d time.Duration) bool {
 	select {
 	case <-s.closed:
 		return false
@@ -148,7 +171,8 @@ func (s *shadow) pause(d time.Duration) bool {
 	}
 }
 
-func (s *shadow) close() {
+// Close ends it and all its connections.
+func (s *Shadow) Close() {
 	_ = s.l.Close()
 	close(s.closed)
 	s.mu.Lock()
@@ -160,7 +184,7 @@ func (s *shadow) close() {
 	s.wg.Wait()
 }
 
-func (s *shadow) keep(c net.Conn) bool {
+func (s *Shadow) keep(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open == nil {
@@ -171,7 +195,7 @@ func (s *shadow) keep(c net.Conn) bool {
 	return true
 }
 
-func (s *shadow) accept() {
+func (s *Shadow) accept() {
 	for {
 		c, err := s.l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -197,7 +221,7 @@ func (s *shadow) accept() {
 	}
 }
 
-func (s *shadow) serve(c *net.TCPConn) {
+func (s *Shadow) serve(c *net.TCPConn) {
 	switch {
 	case s.state == BlackHole || s.state == TLSStall:
 		s.hold(c)
@@ -210,7 +234,7 @@ func (s *shadow) serve(c *net.TCPConn) {
 
 // hold never reads. That bytes came is seen by looking at them without taking
 // them out.
-func (s *shadow) hold(c *net.TCPConn) {
+func (s *Shadow) hold(c *net.TCPConn) {
 	first := make([]byte, 4<<10)
 	n, err := peek(c, first)
 	if err != nil || n == 0 {
@@ -240,7 +264,7 @@ func peek(c *net.TCPConn, p []byte) (n int, err error) {
 // fill makes the kernel leave SYNs to this listener unanswered: its queue of
 // accepted connections has one place, which is taken and never freed. A
 // blackhole route does the same to the one who connects, and needs root.
-func (s *shadow) fill() error {
+func (s *Shadow) fill() error {
 	raw, err := s.l.(*net.TCPListener).SyscallConn()
 	if err != nil {
 		return err
@@ -249,7 +273,7 @@ func (s *shadow) fill() error {
 		return errors.Join(e, err)
 	}
 	for range 8 {
-		c, err := net.DialTimeout("tcp", s.addr, 300*time.Millisecond)
+		c, err := net.DialTimeout("tcp", s.Addr, 300*time.Millisecond)
 		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 			return nil
 		}
@@ -262,7 +286,7 @@ func (s *shadow) fill() error {
 }
 
 // watchConnects counts the sockets that wait for an answer to their SYN.
-func (s *shadow) watchConnects() {
+func (s *Shadow) watchConnects() {
 	seen := map[string]bool{}
 	a := s.l.Addr().(*net.TCPAddr)
 	ip := a.IP.To4()
@@ -298,7 +322,7 @@ func (c counted) Read(p []byte) (int, error) {
 
 // serveHTTP reads requests of HTTP/1.1 and answers each as the state wants,
 // until the state or the proxy ends the connection.
-func (s *shadow) serveHTTP(c *net.TCPConn) {
+func (s *Shadow) serveHTTP(c *net.TCPConn) {
 	r := bufio.NewReader(counted{c, &s.bytes})
 	for {
 		req, err := http.ReadRequest(r)
@@ -323,7 +347,7 @@ func (s *shadow) serveHTTP(c *net.TCPConn) {
 
 // afterBody tells states that answer a whole request from those that strike
 // once its head is there.
-func (s *shadow) afterBody() bool {
+func (s *Shadow) afterBody() bool {
 	switch s.state {
 	case Fast, Slow, Errors, GzipBomb:
 		return true
@@ -334,7 +358,7 @@ func (s *shadow) afterBody() bool {
 
 // stopReading reads the beginning of a body and waits until more is there to be
 // read, which proves that the copy was under way.
-func (s *shadow) stopReading(c *net.TCPConn, body io.Reader) {
+func (s *Shadow) stopReading(c *net.TCPConn, body io.Reader) {
 	if _, err := io.CopyN(io.Discard, body, 16<<10); err != nil {
 		return
 	}
@@ -345,7 +369,7 @@ func (s *shadow) stopReading(c *net.TCPConn, body io.Reader) {
 }
 
 // answer is one answer of HTTP/1.1; false ends the connection.
-func (s *shadow) answer(c *net.TCPConn, method string) bool {
+func (s *Shadow) answer(c *net.TCPConn, method string) bool {
 	head := "HTTP/1.1 200 OK\r\nContent-Type: application/x-shadow\r\n"
 	whole := func(head, body string) bool {
 		text := fmt.Sprintf("%sContent-Length: %d\r\n\r\n", head, len(body))
@@ -391,7 +415,7 @@ func (s *shadow) answer(c *net.TCPConn, method string) bool {
 	return false
 }
 
-func (s *shadow) write(c net.Conn, text string, bite bool) bool {
+func (s *Shadow) write(c net.Conn, text string, bite bool) bool {
 	_, err := io.WriteString(c, text)
 	if err == nil && bite {
 		s.bites.Add(1)
@@ -400,7 +424,7 @@ func (s *shadow) write(c net.Conn, text string, bite bool) bool {
 }
 
 // reset closes with RST.
-func (s *shadow) reset(c *net.TCPConn) {
+func (s *Shadow) reset(c *net.TCPConn) {
 	if c.SetLinger(0) == nil && c.Close() == nil {
 		s.bites.Add(1)
 	}
@@ -409,7 +433,7 @@ func (s *shadow) reset(c *net.TCPConn) {
 // repeat writes text until the proxy has enough, and bites once it was written
 // so many times. What the shadow sends is kept to a megabyte a second and
 // connection, as proxy, live and client share the machine with it.
-func (s *shadow) repeat(c net.Conn, text string, times int) {
+func (s *Shadow) repeat(c net.Conn, text string, times int) {
 	for i := 1; ; i++ {
 		if !s.write(c, text, i == times) {
 			return
@@ -432,7 +456,14 @@ func garbage() string {
 var bomb = sync.OnceValue(func() string {
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)
-	_, _ = io.Copy(w, io.LimitReader(&cycle{block: make([]byte, 1<<20)}, 32<<20)) // a Buffer takes it all
+	_, _ = io.Copy(w, io.LimitReader(zeros{}, 32<<20)) // a Buffer takes it all
 	_ = w.Close()
 	return b.String()
 })
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
