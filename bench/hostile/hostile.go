@@ -87,6 +87,7 @@ type Row struct {
 	Altered   int // answered otherwise than live does, as with mirroring off
 
 	P50, P99 time.Duration // of answered small calls, from when they were due
+	Slowed   bool          // P50 is a second and more above that with mirroring off
 
 	Shadow shadows.Evidence
 	Bitten bool // the state's fault happened; true where there is none
@@ -97,7 +98,7 @@ type Row struct {
 }
 
 // Hurt reports whether clients noticed the shadow.
-func (r Row) Hurt() bool { return r.TimedOut+r.Failed+r.Different > 0 }
+func (r Row) Hurt() bool { return r.TimedOut+r.Failed+r.Different > 0 || r.Slowed }
 
 // An Upload is what became of one large request.
 type Upload struct {
@@ -124,7 +125,10 @@ type Report struct {
 func (r *Report) Problems() []string {
 	var p []string
 	for _, row := range r.Rows {
-		if row.Hurt() {
+		if row.Slowed {
+			p = append(p, fmt.Sprintf("%s: half of the small requests took more than %v", row.State, row.P50.Round(time.Millisecond)))
+		}
+		if row.TimedOut+row.Failed+row.Different > 0 {
 			p = append(p, fmt.Sprintf("%s: of %d requests %d were answered; %d timed out, %d failed, %d were not sent, %d answers differ",
 				row.State, r.Config.Calls, row.Answered, row.TimedOut, row.Failed, r.Config.Calls-row.Sent, row.Different))
 		}
@@ -221,6 +225,10 @@ func (t *trial) state(state shadows.State) error {
 		}
 		row.After, row.Shadow = usage(in), sh.Evidence()
 		row.P50, row.P99 = t.latency(outcomes)
+		if t.off != nil {
+			off, _ := t.latency(t.off)
+			row.Slowed = row.P50 > off+time.Second // far beyond what a busy machine does
+		}
 		t.judge(&row, outcomes)
 		if in.Ledger != nil && state != shadows.Off {
 			l, err := in.Ledger()
