@@ -78,9 +78,15 @@ func (h *httpCaller) close() {
 }
 
 func (h *httpCaller) do(c call, patience time.Duration) (answer string, err error) {
+	deadline := time.Now().Add(patience)
 	defer func() {
-		if err != nil {
-			h.close()
+		if err == nil {
+			return
+		}
+		h.close()
+		// By the clock, as net/http wraps what a write says beyond unwrapping.
+		if !time.Now().Before(deadline) {
+			err = fmt.Errorf("%w: %v", os.ErrDeadlineExceeded, err)
 		}
 	}()
 	if h.conn == nil {
@@ -89,7 +95,7 @@ func (h *httpCaller) do(c call, patience time.Duration) (answer string, err erro
 		}
 		h.r = bufio.NewReader(h.conn)
 	}
-	if err := h.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := h.conn.SetDeadline(deadline); err != nil {
 		return "", err
 	}
 	req := h.request(c)
@@ -232,9 +238,4 @@ type outcome struct {
 	took   time.Duration // from when it was due
 }
 
-func (o outcome) timedOut() bool {
-	if e, ok := errors.AsType[net.Error](o.err); ok && e.Timeout() {
-		return true
-	}
-	return errors.Is(o.err, os.ErrDeadlineExceeded)
-}
+func (o outcome) timedOut() bool { return errors.Is(o.err, os.ErrDeadlineExceeded) }

@@ -179,7 +179,7 @@ func (h *h2conn) answer(id uint32, wg *sync.WaitGroup) bool {
 		return reply()
 	case Slow:
 		wg.Go(func() {
-			if h.pause(2 * time.Second) {
+			if h.pause(SlowFor) {
 				reply()
 			}
 		})

@@ -64,6 +64,9 @@ func All() []State {
 	return []State{Off, Fast, Slow, BlackHole, SYNBlackHole, ResetMidBody, Errors, Garbage, Endless, GzipBomb, Flood1xx, GoAwayStorm, MaxFrame0, TLSStall}
 }
 
+// SlowFor is how long a Slow shadow takes over each answer.
+const SlowFor = 2 * time.Second
+
 // Bites says what is counted as the state's fault having happened, in the
 // plural; "" for Off.
 func (s State) Bites() string { return bites[s] }
@@ -382,7 +385,7 @@ func (s *Shadow) answer(c *net.TCPConn, method string) bool {
 	case Fast:
 		return whole(head, "shadow")
 	case Slow:
-		if !s.pause(2 * time.Second) {
+		if !s.pause(SlowFor) {
 			return false
 		}
 		return whole(head, "shadow")
