@@ -149,7 +149,7 @@ func measure(b *testing.B, p Proxy) {
 	b.ReportMetric(100*float64(answered)/float64(cfg.Calls*len(r.Rows)), "%answered")
 	b.ReportMetric(float64(hurt), "states-felt")
 	b.Log(examples(r))
-	head := "## Hostile shadows: " + p.Name + ", " + string(p.Protocol) + "\n\n" + where + "; `go test -run '^$' -bench Hostile -benchtime 1x ./bench/hostile`\n\n"
+	head := "## Hostile shadows: " + p.Name + ", " + string(p.Protocol) + "\n\n" + where + "; `" + side.Command() + "`\n\n"
 	if err := side.Record("../RESULTS.md", "hostile "+p.Name+" "+string(p.Protocol), head+r.Markdown()); err != nil {
 		b.Fatal(err)
 	}

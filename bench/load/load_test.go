@@ -32,8 +32,8 @@ func compare(b *testing.B, name, what, base string, gs []generator, columns []si
 	if err != nil {
 		b.Fatal(err)
 	}
-	text := fmt.Sprintf("## Generators: %s\n\n%s. %s; medians of %d rounds, the ratio's least and greatest in brackets. `make bench`\n\n%s\n%s",
-		name, where, what, *rounds, r.Table(base, columns...), extra(r))
+	text := fmt.Sprintf("## Generators: %s\n\n%s. %s; medians of %d rounds, the ratio's least and greatest in brackets. `%s`\n\n%s\n%s",
+		name, where, what, *rounds, side.Command(), r.Table(base, columns...), extra(r))
 	b.Log("\n" + text)
 	if err := side.Record("../RESULTS.md", "load "+name, text); err != nil {
 		b.Fatal(err)

@@ -146,7 +146,7 @@ func section(b *testing.B, name, what string, ps []proxy, sh *rig.Backend, fixed
 		b.Fatal(err)
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "## Mirrors: %s\n\n%s. %s; medians of %d rounds of %v, the ratio's least and greatest in brackets. `make bench`\n\n", name, where, what, *rounds, *length)
+	fmt.Fprintf(&text, "## Mirrors: %s\n\n%s. %s; medians of %d rounds of %v, the ratio's least and greatest in brackets. `%s`\n\n", name, where, what, *rounds, *length, side.Command())
 	text.WriteString(r.Table("nginx", columns...))
 	text.WriteByte('\n')
 	for _, p := range ps[1:] {

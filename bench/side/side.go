@@ -203,6 +203,22 @@ func Machine() string {
 		bytes.TrimSpace(kernel), runtime.Version(), now)
 }
 
+// Command is how this test binary was started, as one would ask the go command
+// for it, without what is of no account for figures.
+func Command() string { return command(os.Args) }
+
+func command(args []string) string {
+	words := []string{"go test"}
+	for _, a := range args[1:] {
+		switch name, _, _ := strings.Cut(strings.TrimPrefix(a, "-test."), "="); name {
+		case "paniconexit0", "testlogfile", "timeout":
+		default:
+			words = append(words, strings.Replace(a, "-test.", "-", 1))
+		}
+	}
+	return strings.Join(append(words, "./bench/"+strings.TrimSuffix(filepath.Base(args[0]), ".test")), " ")
+}
+
 func field(file, name string) string {
 	b, _ := os.ReadFile(file)
 	for line := range strings.Lines(string(b)) {

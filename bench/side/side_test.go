@@ -97,6 +97,13 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+func TestCommand(t *testing.T) {
+	got := command([]string{"/tmp/b1/mirror.test", "-test.paniconexit0", "-test.testlogfile=/tmp/x", "-test.timeout=30m0s", "-test.run=^$", "-test.bench=.", "-rounds", "1"})
+	if want := "go test -run=^$ -bench=. -rounds 1 ./bench/mirror"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // TestUsage: this process holds memory and its descriptors, one more when a file
 // is opened.
 func TestUsage(t *testing.T) {
