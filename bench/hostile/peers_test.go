@@ -82,6 +82,7 @@ func TestMirror(t *testing.T) {
 			if testing.Short() {
 				t.Skip("-short: builds and starts the program")
 			}
+			t.Parallel()
 			r, err := Run(darklaunch(t, protocol), CI())
 			if errors.Is(err, rig.ErrNotThere) {
 				t.Skip(err)

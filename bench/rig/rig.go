@@ -282,10 +282,10 @@ func Mirror(t testing.TB, j Job, pairs string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"mirror", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--live", j.Live}
+	args := []string{"mirror", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--live", j.Live,
+		"--key", "header:X-User", "--missing-key", "random"}
 	if j.Shadow != "" {
-		args = append(args, "--shadow", j.Shadow, "--sample", fmt.Sprintf("%d%%", j.Percent),
-			"--key", "header:X-User", "--missing-key", "random", "--mirror-unsafe")
+		args = append(args, "--shadow", j.Shadow, "--sample", fmt.Sprintf("%d%%", j.Percent), "--mirror-unsafe")
 	}
 	if pairs != "" {
 		args = append(args, "--pairs", pairs)
