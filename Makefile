@@ -29,6 +29,12 @@ bin/testenv:
 test: setup check ## everything, the real servers too
 	bin/testenv run -- $(GO) test -timeout 20m ./...
 
+.PHONY: bench
+bench: setup ## side by side with peers, writes bench/RESULTS.md; an hour and a half on two idle cores
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/mirror
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/load
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
+
 .PHONY: check
 check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers
 	$(GO) test -short -race ./...

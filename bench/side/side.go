@@ -22,33 +22,22 @@ import (
 // threads together, as /proc/PID/task/*/schedstat counts it in nanoseconds.
 // Threads and children that have ended are not in it.
 func CPU(pid int) (time.Duration, error) {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
-	if err != nil || len(tasks) == 0 {
-		return 0, fmt.Errorf("process %d: %w", pid, fs.ErrNotExist)
-	}
 	var sum time.Duration
-	for _, task := range tasks {
-		ran, err := taskCPU(task)
-		if err != nil {
-			return 0, err
+	err := family(pid, func(pid int) error {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
+		if err != nil || len(tasks) == 0 {
+			return fmt.Errorf("process %d: %w", pid, fs.ErrNotExist)
 		}
-		sum += ran
-		children, err := os.ReadFile(task + "/children")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return 0, err
-		}
-		for _, child := range strings.Fields(string(children)) {
-			id, err := strconv.Atoi(child)
+		for _, task := range tasks {
+			ran, err := taskCPU(task)
 			if err != nil {
-				return 0, fmt.Errorf("children of %s: %w", task, err)
+				return err
 			}
-			// A child may end between the listing and the reading.
-			if ran, err := CPU(id); err == nil {
-				sum += ran
-			}
+			sum += ran
 		}
-	}
-	return sum, nil
+		return nil
+	})
+	return sum, err
 }
 
 func taskCPU(task string) (time.Duration, error) {
@@ -160,6 +149,30 @@ func (r *Results) Table(base string, columns ...Column) string {
 	return b.String()
 }
 
+// A Claim bounds the ratio of a measure of two variants.
+type Claim struct {
+	Over, Base string
+	Limit      float64
+}
+
+// Text is a line of Markdown on whether the claim holds in every round, in none,
+// or cannot be told. A variant that was not measured is not there yet.
+func (c Claim) Text(r *Results, measure string) string {
+	said := fmt.Sprintf("* %s ≤ %.2f × %s: ", c.Over, c.Limit, c.Base)
+	if !slices.Contains(r.Variants, c.Over) || !slices.Contains(r.Variants, c.Base) {
+		return said + "not there yet.\n"
+	}
+	mid, low, high := r.Ratio(c.Over, c.Base, measure)
+	verdict := "holds"
+	switch {
+	case low > c.Limit:
+		verdict = "**does not hold**"
+	case high > c.Limit:
+		verdict = "not settled"
+	}
+	return fmt.Sprintf("%s%.2f [%.2f, %.2f], %s.\n", said, mid, low, high, verdict)
+}
+
 // Record puts text in place of the section called name in a file of results,
 // or adds the section at the end. Other sections stay as they are.
 func Record(file, name, text string) error {
@@ -190,6 +203,22 @@ func Machine() string {
 		bytes.TrimSpace(kernel), runtime.Version(), now)
 }
 
+// Command is how this test binary was started, as one would ask the go command
+// for it, without what is of no account for figures.
+func Command() string { return command(os.Args) }
+
+func command(args []string) string {
+	words := []string{"go test"}
+	for _, a := range args[1:] {
+		switch name, _, _ := strings.Cut(strings.TrimPrefix(a, "-test."), "="); name {
+		case "paniconexit0", "testlogfile", "timeout":
+		default:
+			words = append(words, strings.Replace(a, "-test.", "-", 1))
+		}
+	}
+	return strings.Join(append(words, "./bench/"+strings.TrimSuffix(filepath.Base(args[0]), ".test")), " ")
+}
+
 func field(file, name string) string {
 	b, _ := os.ReadFile(file)
 	for line := range strings.Lines(string(b)) {
@@ -198,4 +227,62 @@ func field(file, name string) string {
 		}
 	}
 	return "unknown " + name
+}
+
+// Usage is what a process and its live children hold.
+type Usage struct {
+	RSS         int64 // bytes; pages that several share count for each
+	Descriptors int
+}
+
+// UsageOf asks the kernel for a process's usage, as CPU does for its time.
+func UsageOf(pid int) (Usage, error) {
+	var u Usage
+	err := family(pid, func(pid int) error {
+		statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+		if err != nil {
+			return err
+		}
+		fields := strings.Fields(string(statm))
+		if len(fields) < 2 {
+			return fmt.Errorf("/proc/%d/statm: got %q", pid, statm)
+		}
+		pages, err := strconv.ParseInt(fields[1], 10, 64)
+		if err != nil {
+			return fmt.Errorf("/proc/%d/statm: %w", pid, err)
+		}
+		u.RSS += pages * int64(os.Getpagesize())
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		u.Descriptors += len(open)
+		return err
+	})
+	return u, err
+}
+
+// family visits a process and its live children, and theirs. That a child ends
+// meanwhile is no error.
+func family(pid int, visit func(pid int) error) error {
+	if err := visit(pid); err != nil {
+		return err
+	}
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/children", pid))
+	if err != nil {
+		return err
+	}
+	for _, list := range lists {
+		children, err := os.ReadFile(list)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, child := range strings.Fields(string(children)) {
+			id, err := strconv.Atoi(child)
+			if err != nil {
+				return fmt.Errorf("%s: %w", list, err)
+			}
+			if err := family(id, visit); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }

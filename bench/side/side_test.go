@@ -68,6 +68,66 @@ func TestInterleave(t *testing.T) {
 	}
 }
 
+// TestClaim: a claim about what was not measured says so, one that the rounds do
+// not agree on is not settled.
+func TestClaim(t *testing.T) {
+	value := func(xs ...float64) func() (map[string]float64, error) {
+		return func() (map[string]float64, error) {
+			x := xs[0]
+			xs = xs[1:]
+			return map[string]float64{"cpu": x}, nil
+		}
+	}
+	r, err := Interleave(3, Variant{"base", value(10, 10, 10)}, Variant{"new", value(5, 6, 8)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		c    Claim
+		want string
+	}{
+		{Claim{"new", "base", 0.9}, "* new ≤ 0.90 × base: 0.60 [0.50, 0.80], holds.\n"},
+		{Claim{"new", "base", 0.7}, "* new ≤ 0.70 × base: 0.60 [0.50, 0.80], not settled.\n"},
+		{Claim{"new", "base", 0.4}, "* new ≤ 0.40 × base: 0.60 [0.50, 0.80], **does not hold**.\n"},
+		{Claim{"newer", "base", 0.4}, "* newer ≤ 0.40 × base: not there yet.\n"},
+	} {
+		if got := tt.c.Text(r, "cpu"); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
+func TestCommand(t *testing.T) {
+	got := command([]string{"/tmp/b1/mirror.test", "-test.paniconexit0", "-test.testlogfile=/tmp/x", "-test.timeout=30m0s", "-test.run=^$", "-test.bench=.", "-rounds", "1"})
+	if want := "go test -run=^$ -bench=. -rounds 1 ./bench/mirror"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestUsage: this process holds memory and its descriptors, one more when a file
+// is opened.
+func TestUsage(t *testing.T) {
+	before, err := UsageOf(os.Getpid())
+	if err != nil {
+		t.Skipf("no /proc on this system: %v", err)
+	}
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	after, err := UsageOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.RSS < 1<<20 || after.Descriptors != before.Descriptors+1 {
+		t.Errorf("got %+v and %+v with one file more", before, after)
+	}
+	if _, err := UsageOf(1 << 30); err == nil {
+		t.Error("told of a process that there isn't")
+	}
+}
+
 func TestRecordReplacesItsSectionAlone(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "RESULTS.md")
 	for _, s := range [][2]string{{"a", "one"}, {"b", "two"}, {"a", "three"}} {
