@@ -483,3 +483,66 @@ func TestMemory(t *testing.T) {
 		t.Errorf("got %v of %v bytes in use", used, limit)
 	}
 }
+
+// TestHelpersComeBack: a helper that panics switches mirroring off, and works again.
+func TestHelpersComeBack(t *testing.T) {
+	live, shadow := newService(t, nil), newService(t, nil)
+	r := newRig(t, Config{}, live, shadow)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	var runs atomic.Int32
+	r.keep(ctx, &wg, "lanes", func(context.Context) error {
+		if runs.Add(1) == 1 {
+			panic("planted")
+		}
+		return nil
+	})
+	wg.Wait() // a run that ends in order is the last
+	if got := runs.Load(); got != 2 || r.Status().Off != "panic" {
+		t.Errorf("got %d runs, off for %q, want 2, off for a panic", got, r.Status().Off)
+	}
+}
+
+// TestSwitchback holds copies for a slice: safe ones are skipped, and unsafe
+// ones wait, in order.
+func TestSwitchback(t *testing.T) {
+	live, shadow := newService(t, nil), newService(t, nil)
+	r := newRig(t, Config{Unsafe: true}, live, shadow)
+	r.hold(true)
+	r.get("ann", "/inbox")
+	r.do("POST", "ann", "/box/1", "")
+	waitFor(t, "both to be offered", func() bool { return r.lanes.Snapshot().Offered[lanes.Shadow] == 2 })
+	if s := r.lanes.Snapshot(); s.Dropped[lanes.Shadow][lanes.Switchback] != 1 || s.Pending[lanes.Shadow] != 1 || len(shadow.requests()) != 0 {
+		t.Errorf("while held: got %+v and %d at the shadow, want one skipped and one waiting", s, len(shadow.requests()))
+	}
+	r.hold(false)
+	r.settled(2)
+	if got := shadow.requests(); len(got) != 1 || got[0].path != "/box/1" {
+		t.Errorf("got %+v, want the unsafe one", got)
+	}
+	if got := r.metric(`mirror_request_duration_seconds{route="GET /inbox",sampled="true",sending="false"}`); got != 1 {
+		t.Errorf("got %v requests of a held slice, want 1", got)
+	}
+	if got := r.lanes.Snapshot().Tainted[lanes.Shadow]; got != 0 {
+		t.Errorf("got %d tainted, want none", got)
+	}
+}
+
+// TestControl: both roles get every copy, under one id.
+func TestControl(t *testing.T) {
+	live, shadow, control := newService(t, nil), newService(t, nil), newService(t, nil)
+	r := newRig(t, Config{Fronts: []Front{{Control: control.addr()}}}, live, shadow)
+	for i := range 20 {
+		r.get(user(i), "/inbox")
+	}
+	r.settled(20)
+	for _, s := range []*service{shadow, control} {
+		if got := s.requests(); len(got) != 20 {
+			t.Errorf("got %d copies, want 20", len(got))
+		}
+	}
+	if got := control.requests()[0].role; got != "control" {
+		t.Errorf("got role %q, want control", got)
+	}
+}

@@ -294,7 +294,7 @@ func (m *Mirror) settle(most time.Duration) {
 // keep runs f until ctx ends, again and again should it panic.
 func (m *Mirror) keep(ctx context.Context, wg *sync.WaitGroup, name string, f func(context.Context) error) {
 	wg.Go(func() {
-		for !m.guarded(name, func() { _ = f(ctx) }) {
+		for m.guarded(name, func() { _ = f(ctx) }) {
 			select {
 			case <-ctx.Done():
 				return

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -208,11 +210,15 @@ func (p *program) mirrorPairs() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("read %s: %w", args[0], err)
 				}
-				line, err := protojson.Marshal(record)
+				spaced, err := protojson.Marshal(record)
 				if err != nil {
 					return err
 				}
-				if _, err := fmt.Fprintf(p.stdout, "%s\n", line); err != nil {
+				var line bytes.Buffer // protojson puts spaces at random
+				if err := json.Compact(&line, spaced); err != nil {
+					return err
+				}
+				if _, err := fmt.Fprintln(p.stdout, line.String()); err != nil {
 					return err
 				}
 			}

@@ -260,3 +260,81 @@ func TestMirrorStarter(t *testing.T) {
 		t.Errorf("got %+v, %v", cfg, err)
 	}
 }
+
+// TestMirrorPairs lets a shadow differ: the stream tells of it, to a file and
+// to a verdict alike, and shows nothing in the clear that nobody allowed.
+func TestMirrorPairs(t *testing.T) {
+	const secret = "the-secret-subject"
+	answer := func(text string) *httptest.Server {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"n": %s, "subject": %q}`, text, secret)
+		}))
+		t.Cleanup(s.Close)
+		return s
+	}
+	live, shadow := answer("1"), answer("2")
+	verdict, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer verdict.Close()
+	heard := make(chan []byte, 1)
+	go func() {
+		conn, err := verdict.Accept()
+		if err != nil {
+			heard <- nil
+			return
+		}
+		defer conn.Close()
+		b, _ := io.ReadAll(conn)
+		heard <- b
+	}()
+	file := filepath.Join(t.TempDir(), "pairs")
+	config := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(config, []byte("record: [\"json:$.n\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, "mirror", "--listen", "127.0.0.1:0", "--live", live.Listener.Addr().String(), "--shadow", shadow.Listener.Addr().String(),
+		"--key", "header:x-user", "--sample", "100%", "--admin", "127.0.0.1:0", "--config", config,
+		"--pairs", file, "--verdict", verdict.Addr().String())
+	admin, addr := r.ready("admin"), r.ready("mirror")
+	req, err := http.NewRequest("GET", "http://"+addr+"/inbox", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-User", "ann")
+	req.Header.Set("Authorization", "Bearer "+secret)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	waitFor(t, "the pair", func() bool {
+		return strings.Contains(page(t, "http://"+admin+"/metrics"), `mirror_pairs_total{outcome="both_ok",route="GET /inbox"} 1`)
+	})
+	r.signal(syscall.SIGTERM)
+	if code, _, stderr := r.end(); code != exitDone {
+		t.Fatalf("got %d; stderr: %s", code, stderr)
+	}
+	sent := filepath.Join(t.TempDir(), "sent")
+	if err := os.WriteFile(sent, <-heard, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{file, sent} {
+		code, stdout, stderr := start(t, "mirror", "pairs", name).end()
+		if code != exitDone {
+			t.Fatalf("got %d; stderr: %s", code, stderr)
+		}
+		lines := strings.Split(stdout, "\n")
+		if !strings.Contains(lines[0], `"header"`) || !strings.Contains(stdout, "REASON_UNEQUAL") || !strings.Contains(stdout, "shadowOnly") {
+			t.Errorf("got %s, want a header, a difference counted and the pair", stdout)
+		}
+		if strings.Contains(stdout, secret) {
+			t.Errorf("the stream shows what nobody allowed: %s", stdout)
+		}
+	}
+	if code, _, stderr := start(t, "mirror", "pairs", config).end(); code != exitCouldNotRun || !strings.Contains(stderr, "not a pair stream") {
+		t.Errorf("of another file: got %d and %q", code, stderr)
+	}
+}
