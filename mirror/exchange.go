@@ -107,7 +107,7 @@ func (c *connection) Answer(x *observe.Exchange) observe.Mode {
 	switch {
 	case !ok || t.final && (t.marked || !t.decision.Admitted || t.unkept != lanes.NotDropped):
 		return observe.Ignore
-	case !t.final && t.route.wants.answerBody, c.m.told:
+	case !t.final && t.route.wants.answerBody, t.unsafe && len(c.f.assign) > 0, c.m.told:
 		return observe.Keep
 	}
 	return observe.Hash
@@ -245,9 +245,10 @@ type pending struct {
 	author uint64
 	pair   pairs.Pair
 
-	build sync.Once
-	calls [1]shadow.Call
-	sent  shadow.Copy
+	build      sync.Once
+	unassigned bool // the role decides something that live decided otherwise
+	calls      [1]shadow.Call
+	sent       shadow.Copy
 }
 
 // offer hands a copy to the lanes.
@@ -310,6 +311,12 @@ func (p *pending) call() *shadow.Copy {
 	p.build.Do(func() {
 		p.calls[0].Observed(p.x, p.route.name)
 		p.sent.Calls = p.calls[:]
+		if !p.copy.Unsafe {
+			return // live decided nothing
+		}
+		for _, a := range p.front.assign {
+			p.unassigned = !a.Apply(p.x, &p.calls[0]) || p.unassigned
+		}
 	})
 	return &p.sent
 }

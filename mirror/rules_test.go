@@ -274,6 +274,7 @@ func TestRefusals(t *testing.T) {
 		{`route "nowhere"`, Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "nowhere"}} })}},
 		{"neither is the more specific", Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "/a/{}"}, {Pattern: "/a/{x}"}} })}},
 		{`extractor "json:"`, Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "/a", Touch: []string{"json:"}}} })}},
+		{"assign", Config{Fronts: front(func(f *Front) { f.Assign = []Assign{{"json:$.id", "nowhere"}} })}},
 		{"header rule", Config{Shadow: "127.0.0.1:9001", Headers: []shadow.Rule{{Name: "host"}}, Fronts: front(nil)}},
 	} {
 		m, err := New(tc.cfg, prometheus.NewRegistry())
@@ -282,6 +283,33 @@ func TestRefusals(t *testing.T) {
 		}
 		if !errors.Is(err, ErrConfig) || !strings.Contains(fmt.Sprint(err), tc.want) {
 			t.Errorf("got %v, want ErrConfig with %q", err, tc.want)
+		}
+	}
+}
+
+// TestAssign gives the shadow the id that live made. Where live made none, the
+// copy is sent as it came and is not judged.
+func TestAssign(t *testing.T) {
+	live := newService(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path == "/send" {
+			fmt.Fprint(w, `{"id":"m-7"}`)
+		}
+	})
+	assigned := make(chan string, 3)
+	other := newService(t, func(w http.ResponseWriter, r *http.Request) {
+		assigned <- r.Method + " " + r.URL.Path + " " + r.Header.Get("x-assigned-id")
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"id":"m-7"}`)
+	})
+	r := newRig(t, Config{Unsafe: true, Fronts: []Front{{Assign: []Assign{{"json:$.id", "header:x-assigned-id"}}}}}, live, other)
+	for i, tc := range []struct{ method, path, want string }{
+		{"POST", "/send", "POST /send m-7"}, {"GET", "/send", "GET /send "}, {"POST", "/none", "POST /none "},
+	} {
+		r.do(tc.method, "ann", tc.path, "x")
+		r.settled(uint64(i + 1))
+		if got := <-assigned; got != tc.want {
+			t.Errorf("the shadow got %q, want %q", got, tc.want)
 		}
 	}
 }
