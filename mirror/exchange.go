@@ -42,6 +42,10 @@ func (c *connection) Request(x *observe.Exchange) observe.Mode {
 	}
 	d, final := c.decideEarly(r)
 	copied := !r.skip && (r.unsafe || !unsafe) && (!marked || unsafe) && c.f.copies()
+	if final || !copied {
+		d.Admitted = d.Admitted && copied
+		c.m.tally.add(&d)
+	}
 	if !copied || final && !d.Admitted && d.Unattributed == "" {
 		x.Tag = &r.passing[b2i(d.Author.Sampled)]
 		return observe.Ignore
@@ -144,6 +148,7 @@ func (c *connection) decide(x *observe.Exchange, t *candidate) {
 	}
 	t.decision = c.m.sampler.Decide(&c.exchange, c.f.keys, t.route.touch, c.m.Share())
 	t.passing.sampled = t.decision.Author.Sampled
+	c.m.tally.add(&t.decision)
 	t.settle()
 }
 

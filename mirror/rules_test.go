@@ -313,3 +313,39 @@ func TestAssign(t *testing.T) {
 		}
 	}
 }
+
+// TestFractions: of who and what was seen, how much is mirrored.
+func TestFractions(t *testing.T) {
+	live, other := newService(t, nil), newService(t, nil)
+	r := newRig(t, Config{Sample: 100_000, Fronts: []Front{{Routes: []Route{{Pattern: "POST /send", Unsafe: true, Touch: []string{"json:$.to"}}}}}}, live, other)
+	in, out := 0, 0
+	for u := range 400 {
+		r.get(user(u), "/inbox")
+		if sample.Bucket(salt, user(u)) < 100_000 {
+			in++
+		} else {
+			out++
+			r.do("POST", user(u), "/inbox", "") // unsafe, and not mirrored
+		}
+	}
+	to := 0
+	for sample.Bucket(salt, user(to)) >= 100_000 {
+		to++
+	}
+	from := 0
+	for sample.Bucket(salt, user(from)) < 100_000 {
+		from++
+	}
+	r.do("POST", user(from), "/send", `{"to":"`+user(to)+`"}`)
+	r.settled(uint64(in + 1))
+	got := r.Status().Sample
+	near := func(what string, got, want float64) {
+		t.Helper()
+		if got < want-0.002 || got > want+0.002 {
+			t.Errorf("%s: got %v, want %v", what, got, want)
+		}
+	}
+	near("users", got.Users, float64(in)/400)
+	near("requests", got.Requests, float64(in+1)/float64(400+out+1))
+	near("touched", got.Touched, float64(in+1)/400)
+}
