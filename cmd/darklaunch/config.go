@@ -1,28 +1,19 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
-	"strconv"
-	"strings"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-	"github.com/santhosh-tekuri/jsonschema/v6/kind"
-	"go.yaml.in/yaml/v3"
-	"golang.org/x/text/language"
-	"golang.org/x/text/message"
+	"darklaunch/internal/strictyaml"
 )
 
 // loadConfig reads the YAML file name into the struct that into points at. The
 // file must satisfy schema, the text of a JSON Schema: every error says file,
 // line, key and what was expected, and ends the program as a usage error. A
-// file that can't be read is an ordinary error.
+// file that can't be read is an ordinary error. What the file does not mention
+// stays in into as it was, so one that is read again goes into a new struct.
 func loadConfig(name string, schema []byte, into any) error {
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -31,150 +22,8 @@ func loadConfig(name string, schema []byte, into any) error {
 		}
 		return fmt.Errorf("read %s (--config): %w", name, err)
 	}
-	if err := parseConfig(text, schema, into); err != nil {
+	if err := strictyaml.Parse(text, schema, into); err != nil {
 		return usageErrorf("%s:%w", name, err)
 	}
 	return nil
-}
-
-// parseConfig does loadConfig's work on the text of a file; its errors begin
-// with the line.
-func parseConfig(text, schema []byte, into any) error {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
-		return yamlError(err)
-	}
-	if doc.Kind == 0 { // an empty file is an empty mapping
-		doc = yaml.Node{Kind: yaml.DocumentNode, Content: []*yaml.Node{{Kind: yaml.MappingNode, Tag: "!!map", Line: 1}}}
-	}
-	root := doc.Content[0]
-	if err := validate(root, schema); err != nil {
-		return err
-	}
-	if err := root.Decode(into); err != nil {
-		return yamlError(err)
-	}
-	return nil
-}
-
-// yamlError puts the library's "yaml: line 3: …" as "3: …".
-func yamlError(err error) error {
-	if types, ok := errors.AsType[*yaml.TypeError](err); ok && len(types.Errors) > 0 {
-		err = errors.New(types.Errors[0])
-	}
-	line, msg, ok := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "line "), ": ")
-	if _, notNumber := strconv.Atoi(line); !ok || notNumber != nil {
-		return fmt.Errorf("1: %v", err)
-	}
-	return fmt.Errorf("%s: %s", line, msg)
-}
-
-func validate(root *yaml.Node, schema []byte) error {
-	compiled, err := compileSchema(schema)
-	if err != nil {
-		return err
-	}
-	var v any
-	if err := root.Decode(&v); err != nil {
-		return yamlError(err)
-	}
-	// The validator takes what encoding/json makes of a document, and no other Go types.
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("%d: %v", root.Line, err)
-	}
-	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
-	if err != nil {
-		return fmt.Errorf("%d: %v", root.Line, err)
-	}
-	invalid, ok := errors.AsType[*jsonschema.ValidationError](compiled.Validate(instance))
-	if !ok {
-		return nil
-	}
-	return firstProblem(root, invalid)
-}
-
-func compileSchema(text []byte) (*jsonschema.Schema, error) {
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
-	if err != nil {
-		return nil, fmt.Errorf("schema: %w", err)
-	}
-	c := jsonschema.NewCompiler()
-	if err := c.AddResource("schema.json", doc); err != nil {
-		return nil, fmt.Errorf("schema: %w", err)
-	}
-	return c.Compile("schema.json")
-}
-
-// firstProblem is the problem that stands first in the file.
-func firstProblem(root *yaml.Node, invalid *jsonschema.ValidationError) error {
-	type problem struct {
-		line int
-		text string
-	}
-	var problems []problem
-	english := message.NewPrinter(language.English)
-	var walk func(*jsonschema.ValidationError)
-	walk = func(e *jsonschema.ValidationError) {
-		for _, cause := range e.Causes {
-			walk(cause)
-		}
-		if len(e.Causes) > 0 {
-			return
-		}
-		at, key := locate(root, e.InstanceLocation)
-		if unknown, ok := e.ErrorKind.(*kind.AdditionalProperties); ok {
-			for _, name := range unknown.Properties {
-				at, key := locate(root, append(slices.Clone(e.InstanceLocation), name))
-				problems = append(problems, problem{at, key + ": unknown key"})
-			}
-			return
-		}
-		text := e.ErrorKind.LocalizedString(english)
-		switch k := e.ErrorKind.(type) { // the library writes these two as 1×10⁰⁶
-		case *kind.Minimum:
-			text = fmt.Sprintf("got %s, want at least %s", k.Got.RatString(), k.Want.RatString())
-		case *kind.Maximum:
-			text = fmt.Sprintf("got %s, want at most %s", k.Got.RatString(), k.Want.RatString())
-		}
-		problems = append(problems, problem{at, key + ": " + text})
-	}
-	walk(invalid)
-	p := slices.MinFunc(problems, func(a, b problem) int { return cmp.Compare(a.line, b.line) })
-	return fmt.Errorf("%d: %s", p.line, p.text)
-}
-
-// locate finds the line of the value at path, and how people write the path.
-func locate(node *yaml.Node, path []string) (line int, key string) {
-	var name strings.Builder
-	line = node.Line
-	for _, step := range path {
-		next := (*yaml.Node)(nil)
-		switch {
-		case node == nil:
-		case node.Kind == yaml.SequenceNode:
-			i, _ := strconv.Atoi(step)
-			next = node.Content[i]
-			line = next.Line
-			fmt.Fprintf(&name, "[%d]", i)
-		case node.Kind == yaml.MappingNode:
-			for i := 0; i+1 < len(node.Content); i += 2 {
-				if node.Content[i].Value == step {
-					line, next = node.Content[i].Line, node.Content[i+1]
-				}
-			}
-			if name.Len() > 0 {
-				name.WriteByte('.')
-			}
-			name.WriteString(step)
-		}
-		if next != nil && next.Kind == yaml.AliasNode {
-			next = next.Alias
-		}
-		node = next
-	}
-	if name.Len() == 0 {
-		return line, "the file"
-	}
-	return line, name.String()
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"darklaunch/internal/ops"
+	"darklaunch/internal/testenv"
 )
 
 // asProgram makes the test binary be the program, with the commands below
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 		stop()
 		os.Exit(code)
 	}
-	os.Exit(m.Run())
+	testenv.Main(m)
 }
 
 const testSchema = `{"type": "object", "additionalProperties": false, "properties": {"level": {"type": "integer"}}}`
@@ -41,11 +42,11 @@ func (p *program) testService() *cobra.Command {
 	cmd.Flags().StringVar(&panics, "panics", "", "where to panic: command, part or goroutine")
 	out := p.outputVar(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var settings struct{ Level int }
 		load := func() error {
 			if config == "" {
 				return nil
 			}
+			var settings struct{ Level int }
 			return loadConfig(config, []byte(testSchema), &settings)
 		}
 		if err := load(); err != nil {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 
@@ -37,7 +39,7 @@ func (o *output) ready(name, addr string) {
 }
 
 // result writes v, the machine form of a result, where --json asks for it. A
-// file holds all of it or is not there.
+// plain file holds all of it or what it held before.
 func (o *output) result(v any) error {
 	if o.json == "" {
 		return nil
@@ -57,23 +59,27 @@ func (o *output) result(v any) error {
 	return nil
 }
 
-// writeFile puts b in place of what name held, whole.
+// writeFile puts b in place of what the plain file name held, whole or not at
+// all. A file that was there keeps its mode, a new one gets the user's. What is
+// no plain file (a pipe, a device, a link) is written to and never replaced: as
+// root that could be /dev/stdout or /dev/null.
 func writeFile(name string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
+	old, err := os.Lstat(name)
+	if err == nil && !old.Mode().IsRegular() {
+		return os.WriteFile(name, b, 0o666)
+	}
+	beside := filepath.Join(filepath.Dir(name), fmt.Sprintf(".%s-%x", filepath.Base(name), rand.Uint64()))
+	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone by then if all went well
-	if _, err := f.Write(b); err != nil {
-		f.Close()
+	defer os.Remove(beside) // gone by then if all went well
+	_, err = f.Write(b)
+	if err == nil && old != nil {
+		err = f.Chmod(old.Mode().Perm())
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := f.Chmod(0o644); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
+	return os.Rename(beside, name)
 }

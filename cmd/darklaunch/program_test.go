@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -19,7 +20,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"darklaunch/internal/strictyaml"
 )
 
 // A running is the program as a process of its own.
@@ -127,6 +132,11 @@ func TestExitCodes(t *testing.T) {
 		{"frobnicate", 2, `unknown command "frobnicate"`},
 		{"versoin", 2, `unknown command "versoin"`},
 		{"version x", 2, `"x"`},
+		{"help version", 0, ""},
+		{"help frobnicate", 2, `no command "frobnicate"`},
+		{"help version x", 2, `no command "version x"`},
+		{"completion bash", 0, ""},
+		{"completion bahs", 2, `unknown command "bahs"`},
 		{"version --frob", 2, "--frob"},
 		{"schema nothing", 2, "want one of"},
 		{"test-job --for soon", 2, `"--for" flag: "soon" is not a duration: want`},
@@ -145,6 +155,7 @@ func TestExitCodes(t *testing.T) {
 		{"test-service --metrics " + inUse, 1, "listen on " + inUse + " (--metrics): the port is in use"},
 		{"test-service --config /nowhere/c.yaml", 1, "read /nowhere/c.yaml (--config): no such file"},
 		{"test-service --admin-token @/nowhere/token", 1, "/nowhere/token"},
+		{"test-service --admin-token @" + file, 1, file + " holds no token"},
 		{"version --json " + file + "/x", 1, "write the result (--json)"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
@@ -218,6 +229,29 @@ func TestReadyLinesShowTheRealPort(t *testing.T) {
 	}
 }
 
+// TestNothingIsReadyThatDoesNotStart has one listener that can be opened and
+// one that cannot.
+func TestNothingIsReadyThatDoesNotStart(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	code, stdout, stderr := start(t, "test-service", "--metrics", taken.Addr().String()).end()
+	if code != exitCouldNotRun || stdout != "" {
+		t.Errorf("got %d and %q on stdout, want %d and no ready line; stderr: %s", code, stdout, exitCouldNotRun, stderr)
+	}
+}
+
+func TestNoAdminListenerWhereNoneIsWanted(t *testing.T) {
+	r := start(t, "test-service", "--admin=", "--metrics", "127.0.0.1:0")
+	r.ready("metrics")
+	r.signal(syscall.SIGTERM)
+	if code, stdout, stderr := r.end(); code != exitDone || stdout != "" {
+		t.Errorf("got %d and %q after the metrics listener, want %d and nothing; stderr: %s", code, stdout, exitDone, stderr)
+	}
+}
+
 func TestSignals(t *testing.T) {
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run("service drains on "+sig.String(), func(t *testing.T) {
@@ -272,7 +306,7 @@ func TestSignals(t *testing.T) {
 
 func waitFor(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !cond(); {
+	for deadline := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited 30 s for %s", what)
 		}
@@ -313,7 +347,7 @@ func TestJSONGoesWhereItIsSent(t *testing.T) {
 			t.Fatalf("got %d, %q, %q, want the text too", code, stdout, stderr)
 		}
 		var v versionResult
-		if err := parseConfig([]byte(readFile(t, name)), schemaText("version"), &v); err != nil {
+		if err := strictyaml.Parse([]byte(readFile(t, name)), schemaText("version"), &v); err != nil {
 			t.Errorf("the result breaks its own schema: %v", err)
 		}
 		left, err := os.ReadDir(filepath.Dir(name))
@@ -434,7 +468,7 @@ func TestBuiltBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	var v versionResult
-	if err := parseConfig(out, schemaText("version"), &v); err != nil {
+	if err := strictyaml.Parse(out, schemaText("version"), &v); err != nil {
 		t.Fatalf("%s: %v", out, err)
 	}
 	if v.Go != runtime.Version() || v.Modules["github.com/prometheus/client_golang"] == "" {
@@ -446,16 +480,38 @@ func TestBuiltBinary(t *testing.T) {
 	}
 }
 
-// TestHelp holds what --help promises: each flag explained, an example each command.
+// TestHelp holds what --help promises: every command, those of the flag library
+// included, has an example, and every flag is explained.
 func TestHelp(t *testing.T) {
 	var missing []string
-	root := (&program{stdout: io.Discard, stderr: io.Discard}).root(nil)
-	for _, cmd := range root.Commands() {
-		if cmd.Name() != "help" && cmd.Example == "" {
-			missing = append(missing, cmd.Name())
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		cmd.InitDefaultHelpFlag()
+		if cmd.Example == "" {
+			missing = append(missing, cmd.CommandPath()+": example")
+		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" {
+				missing = append(missing, cmd.CommandPath()+" --"+f.Name+": explanation")
+			}
+			// An empty default is none; every other one is on the flag's line, text in quotes.
+			shown := regexp.MustCompile("(?m)--" + f.Name + ` .*\(default "?` + regexp.QuoteMeta(f.DefValue) + `"?\)$`)
+			if f.DefValue != "" && f.Value.Type() != "bool" && !shown.MatchString(cmd.Flags().FlagUsages()) {
+				missing = append(missing, cmd.CommandPath()+" --"+f.Name+": default")
+			}
+		})
+		for _, sub := range cmd.Commands() {
+			walk(sub)
 		}
 	}
-	if diff := cmp.Diff([]string(nil), missing); diff != "" {
-		t.Errorf("commands without an example (-want +got):\n%s", diff)
+	p := &program{stdout: io.Discard, stderr: io.Discard}
+	bad := func(*program) *cobra.Command {
+		cmd := &cobra.Command{Use: "bad", Run: func(*cobra.Command, []string) {}}
+		cmd.Flags().String("odd", "", "")
+		return cmd
+	}
+	walk(p.root([]subcommand{(*program).testService, bad}))
+	if diff := cmp.Diff([]string{"darklaunch bad: example", "darklaunch bad --odd: explanation"}, missing); diff != "" {
+		t.Errorf("missing, but for what was planted (-want +got):\n%s", diff)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -57,11 +58,36 @@ line or a file is wrong; 10 the verdict is fail; 11 it is inconclusive.`,
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	for _, sub := range append([]subcommand{(*program).version, (*program).schema}, more...) {
+	for _, sub := range append([]subcommand{(*program).version, (*program).schema, (*program).load, (*program).mirror}, more...) {
 		root.AddCommand(sub(p))
+	}
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Example = "  darklaunch help version"
+			cmd.Args = p.topic(root)
+		case "completion":
+			cmd.Args, cmd.RunE = root.Args, root.RunE // as root: a mistyped shell is an error
+			for _, shell := range cmd.Commands() {
+				shell.Example = "  darklaunch completion " + shell.Name()
+			}
+			cmd.Example = "  darklaunch completion bash > /etc/bash_completion.d/darklaunch"
+		}
 	}
 	p.markStart(root)
 	return root
+}
+
+// topic holds that help is asked about a command there is.
+func (p *program) topic(root *cobra.Command) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if cmd, rest, err := root.Find(args); err != nil || cmd == root && len(args) > 0 || len(rest) > 0 {
+			return fmt.Errorf("there is no command %q to help with", strings.Join(args, " "))
+		}
+		return nil
+	}
 }
 
 // markStart notes when the code of cmd or a command below it begins.

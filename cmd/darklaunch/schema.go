@@ -41,8 +41,8 @@ list the schemas there are.`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				fmt.Fprintln(p.stdout, strings.Join(schemaNames(), "\n"))
-				return nil
+				_, err := fmt.Fprintln(p.stdout, strings.Join(schemaNames(), "\n"))
+				return err
 			}
 			b := schemaText(args[0])
 			if b == nil {

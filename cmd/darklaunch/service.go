@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -31,13 +32,13 @@ type serviceFlags struct {
 }
 
 func (f *serviceFlags) define(set *pflag.FlagSet, admin string) {
-	listenVar(set, &f.admin, "admin", admin, "serve metrics, health, state, traces and profiles here, and take orders; empty for nowhere")
+	listenOrNotVar(set, &f.admin, "admin", admin, "serve metrics, health, state, traces and profiles here, and take orders")
 	set.StringVar(&f.adminToken, "admin-token", "", "bearer `token` (or @FILE that holds it) that --admin asks for; needed off loopback")
 	set.StringVar(&f.adminCert, "admin-tls-cert", "", "certificate `file` (PEM) of --admin; needed off loopback")
 	set.StringVar(&f.keyPEM, "admin-tls-key", "", "key `file` (PEM) of --admin-tls-cert")
-	listenVar(set, &f.metrics, "metrics", "", "serve only metrics and health here, plain")
+	listenOrNotVar(set, &f.metrics, "metrics", "", "serve only metrics and health here, plain")
 	durationVar(set, &f.drain, "drain-timeout", 10*time.Second, "after a signal, how long work under way may take to finish")
-	set.Var(value[slog.Level]{&f.logLevel, "level", parseLevel, slog.Level.String}, "log-level", "least level to log: debug, info, warn or error")
+	set.Var(value[slog.Level]{&f.logLevel, "level", parseLevel, formatLevel}, "log-level", "least level to log: debug, info, warn or error")
 	set.StringVar(&f.logFormat, "log-format", "text", "form of the log on stderr: "+strings.Join(ops.LogFormats, " or "))
 	addressVar(set, &f.otlp, "otlp", "also send spans to this OpenTelemetry collector, by OTLP over HTTP")
 }
@@ -50,8 +51,10 @@ func parseLevel(s string) (slog.Level, error) {
 	return l, nil
 }
 
+func formatLevel(l slog.Level) string { return strings.ToLower(l.String()) }
+
 // service is what a long-running command has beside its own parts. The
-// command may set ready, state and reload before it calls run.
+// command may set ready, state, routes and reload before it calls run.
 type service struct {
 	name  string
 	flags serviceFlags
@@ -61,9 +64,10 @@ type service struct {
 	registry *prometheus.Registry
 	tracing  *ops.Tracing
 
-	ready  func() error // why it can't take work yet; nil: it always can
-	state  func() any   // for /api/v1/state
-	reload *ops.Reload  // nil: it has no configuration to read again
+	ready  func() error            // why it can't take work yet; nil: it always can
+	state  func() any              // for /api/v1/state
+	routes map[string]http.Handler // of the command's own, for the admin listener
+	reload *ops.Reload             // nil: it has no configuration to read again
 }
 
 // newService makes the logger, registry and tracing that flags ask for. End
@@ -78,7 +82,9 @@ func (p *program) newService(ctx context.Context, name string, flags serviceFlag
 		if err != nil {
 			return nil, fmt.Errorf("read --admin-token: %w", err)
 		}
-		flags.adminToken = strings.TrimSpace(string(b))
+		if flags.adminToken = strings.TrimSpace(string(b)); flags.adminToken == "" {
+			return nil, fmt.Errorf("read --admin-token: %s holds no token", token)
+		}
 	}
 	s := &service{name: name, flags: flags, out: out, log: log, registry: prometheus.NewRegistry()}
 	tracing := ops.TracingConfig{Service: "darklaunch " + name}
@@ -122,8 +128,9 @@ func (s *service) run(ctx context.Context, parts ...ops.Part) error {
 	return err
 }
 
+// listeners opens them all before it says that any is ready.
 func (s *service) listeners() (parts []ops.Part, err error) {
-	opened := []net.Listener{}
+	var opened []net.Listener
 	defer func() {
 		if err != nil {
 			for _, l := range opened {
@@ -142,7 +149,6 @@ func (s *service) listeners() (parts []ops.Part, err error) {
 			return nil, err
 		}
 		parts = append(parts, part)
-		s.out.ready("admin", l.Addr().String())
 	}
 	if s.flags.metrics != "" {
 		l, err := ops.Listen(s.flags.metrics, "--metrics")
@@ -150,8 +156,10 @@ func (s *service) listeners() (parts []ops.Part, err error) {
 			return nil, err
 		}
 		opened = append(opened, l)
-		parts = append(parts, ops.Part{Name: "metrics", Run: ops.Serve(l, ops.Metrics(s.registry, s.ready))})
-		s.out.ready("metrics", l.Addr().String())
+		parts = append(parts, ops.Part{Name: "metrics", Run: ops.Serve(l, ops.Metrics(s.registry, s.ready), s.log)})
+	}
+	for i, part := range parts {
+		s.out.ready(part.Name, opened[i].Addr().String())
 	}
 	return parts, nil
 }
@@ -170,6 +178,7 @@ func (s *service) adminPart(l net.Listener) (ops.Part, error) {
 		Registry: s.registry,
 		Ready:    s.ready,
 		State:    s.adminState,
+		Routes:   s.routes,
 		Tracing:  s.tracing,
 		Token:    s.flags.adminToken,
 		Log:      s.log,
@@ -177,7 +186,7 @@ func (s *service) adminPart(l net.Listener) (ops.Part, error) {
 	if cert != nil {
 		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12})
 	}
-	return ops.Part{Name: "admin", Run: ops.Serve(l, h)}, nil
+	return ops.Part{Name: "admin", Run: ops.Serve(l, h, s.log)}, nil
 }
 
 func (s *service) certificate() (*tls.Certificate, error) {

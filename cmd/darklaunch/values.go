@@ -91,6 +91,19 @@ func parseListen(s string) (string, error) {
 	return s, nil
 }
 
+// listenOrNotVar is listenVar with an empty value for nowhere.
+func listenOrNotVar(f *pflag.FlagSet, p *string, name, def, usage string) {
+	*p = def
+	f.Var(value[string]{p, "address", parseListenOrNot, func(s string) string { return s }}, name, usage+"; empty for nowhere")
+}
+
+func parseListenOrNot(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	return parseListen(s)
+}
+
 func splitHostPort(s string) (host string, port int, ok bool) {
 	host, p, err := net.SplitHostPort(s)
 	if err != nil || strings.ContainsAny(host, "/ @") {
@@ -171,6 +184,18 @@ type share int
 
 func (s share) String() string {
 	return strconv.FormatFloat(float64(s)/1e4, 'f', -1, 64) + "%"
+}
+
+// UnmarshalText reads a share in a file.
+func (s *share) UnmarshalText(text []byte) (err error) {
+	*s, err = parseShare(string(text))
+	return err
+}
+
+// UnmarshalText reads a size in a file.
+func (s *size) UnmarshalText(text []byte) (err error) {
+	*s, err = parseSize(string(text))
+	return err
 }
 
 // shareVar defines a flag such as 10% or 2500ppm.

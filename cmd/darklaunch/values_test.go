@@ -76,4 +76,7 @@ func TestAddresses(t *testing.T) {
 		"127.0.0.1:0": "127.0.0.1:0", ":8601": ":8601", "[::1]:1": "[::1]:1",
 		"": nil, "8601": nil, "127.0.0.1": nil, "127.0.0.1:x": nil, "https://127.0.0.1:1": nil,
 	})
+	check(t, parseListenOrNot, func(s string) string { return s }, map[string]any{
+		"": "", "127.0.0.1:0": "127.0.0.1:0", "8601": nil, " ": nil,
+	})
 }

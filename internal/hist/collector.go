@@ -51,7 +51,8 @@ func Buckets() []float64 {
 // native and classic at once, with a closed set of label values, each present
 // from the start. Counts and sum of a series are from one moment and never
 // fall. The sum is exact; a bucket's count is exact but for durations within
-// 0.1 % of its end. It is safe for concurrent use.
+// 0.1 % of its end. A series takes 3 KiB and its Recorders. It is safe for
+// concurrent use.
 type Collector struct {
 	desc    *prometheus.Desc
 	classic []float64

@@ -6,47 +6,43 @@ import (
 	"time"
 )
 
-// TestSwapsAddUp has a writer and a reader at full speed; the detector of races
-// sees whether a Hist is ever shared.
+// TestSwapsAddUp has a writer and a reader at full speed until they have met
+// often; the detector of races sees whether a Hist is ever shared.
 func TestSwapsAddUp(t *testing.T) {
-	n := 2_000_000
+	meetings := 5000
 	if testing.Short() {
-		n = 300_000
+		meetings = 300
 	}
 	r := NewRecorder()
-	want := New()
+	want, got := New(), New()
 	done := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() {
-		defer close(done)
 		ds := latencies(1 << 10)
-		for i := range n {
-			r.Record(ds[i&(1<<10-1)])
-			want.Record(ds[i&(1<<10-1)])
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			for range 100 {
+				r.Record(ds[i&(1<<10-1)])
+				want.Record(ds[i&(1<<10-1)])
+			}
 		}
 	})
-	got := New()
-	swaps, busy := 0, 0
-	for running := true; running; {
-		select {
-		case <-done:
-			running = false
-		default:
-		}
+	for meetings > 0 {
 		h := r.Swap()
 		got.Merge(h)
-		swaps++
 		if h.Count() > 0 {
-			busy++
+			meetings--
 		}
 	}
+	close(done)
 	writer.Wait()
 	got.Merge(r.Swap())
 	same(t, "sum of all swaps", got, want)
-	if busy < 3 {
-		t.Errorf("%d of %d swaps saw records: reader and writer did not meet", busy, swaps)
-	}
-	t.Logf("%d swaps, %d with records", swaps, busy)
+	t.Logf("%d records", got.Count())
 }
 
 func TestSwapIsSinceTheLast(t *testing.T) {

@@ -182,7 +182,8 @@ func (c checker) purity(n ast.Node) {
 }
 
 // globals reports what changes a package variable: an assignment to it or a
-// part of it, or a call of a method that takes its address.
+// part of it, a call of a method that takes its address or of a builtin that
+// empties or overwrites it.
 func (c checker) globals(n ast.Node) {
 	switch n := n.(type) {
 	case *ast.AssignStmt:
@@ -198,6 +199,12 @@ func (c checker) globals(n ast.Node) {
 			c.changes(n.Key)
 			c.changes(n.Value)
 		}
+	case *ast.CallExpr:
+		if fn, ok := n.Fun.(*ast.Ident); ok && len(n.Args) > 0 && slices.Contains(changingBuiltins, fn.Name) {
+			if _, builtin := c.pkg.TypesInfo.Uses[fn].(*types.Builtin); builtin {
+				c.changes(n.Args[0])
+			}
+		}
 	case *ast.SelectorExpr:
 		method := c.pkg.TypesInfo.Selections[n]
 		if method == nil || method.Kind() != types.MethodVal {
@@ -212,7 +219,11 @@ func (c checker) globals(n ast.Node) {
 }
 
 func (c checker) changes(target ast.Expr) {
-	if v := c.packageVar(target); v != nil {
+	v := c.packageVar(target)
+	if v == nil {
+		return
+	}
+	if _, may := changing[directory(c.pkg)+"."+v.Name()]; !may {
 		c.report(target.Pos(), "package variable %s is changed", v.Name())
 	}
 }
@@ -231,6 +242,8 @@ func (c checker) packageVar(target ast.Expr) *types.Var {
 		}
 		return c.packageVar(e.X)
 	case *ast.IndexExpr:
+		return c.packageVar(e.X)
+	case *ast.SliceExpr:
 		return c.packageVar(e.X)
 	case *ast.ParenExpr:
 		return c.packageVar(e.X)

@@ -1,14 +1,15 @@
 package memnet
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -148,35 +149,29 @@ func TestBackPressure(t *testing.T) {
 	})
 }
 
-// TestWritesDoNotMix has several writers on one full connection.
+// TestWritesDoNotMix has several writers on one full connection, at full speed.
 func TestWritesDoNotMix(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		a, b := connect(t, &Network{Buffer: 3})
-		done := make(chan error)
-		for _, letter := range "abc" {
-			go func() {
-				_, err := a.Write(bytes.Repeat([]byte{byte(letter)}, 100))
-				done <- err
-			}()
+	const size = 1000
+	a, b := connect(t, &Network{Buffer: 3})
+	var writers sync.WaitGroup
+	for _, letter := range "abcdefgh" {
+		writers.Go(func() { write(t, a, strings.Repeat(string(letter), size)) })
+	}
+	go func() {
+		writers.Wait()
+		a.Close()
+	}()
+	got, err := io.ReadAll(b)
+	wantErr(t, "read", err, nil)
+	if len(got) != 8*size {
+		t.Fatalf("got %d bytes, want %d", len(got), 8*size)
+	}
+	for part := range slices.Chunk(got, size) {
+		if string(part) != strings.Repeat(string(part[:1]), size) {
+			t.Fatalf("got %q, want one letter", part)
 		}
-		go func() {
-			for range 3 {
-				wantErr(t, "write", <-done, nil)
-			}
-			a.Close()
-		}()
-		got, err := io.ReadAll(b)
-		wantErr(t, "read", err, nil)
-		if len(got) != 300 {
-			t.Errorf("got %d bytes, want 300", len(got))
-		}
-		for i := 0; i+100 <= len(got); i += 100 {
-			if part := string(got[i : i+100]); part != strings.Repeat(part[:1], 100) {
-				t.Errorf("got %q, want one letter", part)
-			}
-		}
-		b.Close()
-	})
+	}
+	b.Close()
 }
 
 func TestDeadlines(t *testing.T) {
@@ -272,7 +267,7 @@ func TestWriteToClosed(t *testing.T) {
 		write(t, a, "not known yet, lost")
 		time.Sleep(50*time.Millisecond - 1)
 		write(t, a, "lost")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		_, err := a.Write([]byte("x"))
 		wantErr(t, "write", err, syscall.EPIPE)
 		_, err = a.Read(make([]byte, 1))
@@ -309,6 +304,22 @@ func TestReset(t *testing.T) {
 			})
 		})
 	}
+	t.Run("overtakes nothing", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			n := new(Network)
+			n.SetLatency("a", "b", time.Second)
+			a, b := connect(t, n)
+			start := time.Now()
+			write(t, a, "on its way")
+			n.SetLatency("a", "b", 0)
+			a.SetLinger(0)
+			a.Close()
+			_, err := b.Read(make([]byte, 1))
+			wantErr(t, "read", err, syscall.ECONNRESET)
+			took(t, "the reset", start, time.Second)
+			b.Close()
+		})
+	})
 	t.Run("not with another linger", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			a, b := connect(t, new(Network))

@@ -33,7 +33,7 @@ type AdminConfig struct {
 	Registry *prometheus.Registry
 
 	// Ready says why the program can't take work yet, nil when it can. A nil
-	// Ready means always.
+	// Ready means always. Requests call it at the same time, as they do State.
 	Ready func() error
 
 	// State is shown as JSON at /api/v1/state. A nil State shows {}.
@@ -132,9 +132,12 @@ type admin struct {
 
 // ownHost refuses requests that were sent to a name which is not ours: the
 // browser of someone who visits a hostile page may be made to send them, by a
-// name that first points there and then here.
+// name that first points there and then here. Nor may such a page take an
+// answer in as a picture, a script or a style.
 func (a *admin) ownHost(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
 		if !a.isOwn(r.Host) {
 			http.Error(w, fmt.Sprintf("host %q is not a name of this listener", r.Host), http.StatusMisdirectedRequest)
 			return
@@ -150,7 +153,7 @@ func (a *admin) isOwn(hostport string) bool {
 	}
 	host = strings.Trim(host, "[]")
 	if a.loopback {
-		return host == "localhost" || net.ParseIP(host).IsLoopback()
+		return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 	}
 	return a.leaf != nil && a.leaf.VerifyHostname(host) == nil
 }

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -78,6 +80,7 @@ func TestAdminWhoMayDoWhat(t *testing.T) {
 	}{
 		{name: "read", method: "GET", path: "/api/v1/state", want: 200},
 		{name: "read by name", method: "GET", path: "/api/v1/state", host: "localhost:8601", want: 200},
+		{name: "read by name in capitals", method: "GET", path: "/api/v1/state", host: "LOCALHOST:8601", want: 200},
 		{name: "read by IPv6", method: "GET", path: "/api/v1/state", host: "[::1]:8601", want: 200},
 		{name: "rebound name", method: "GET", path: "/api/v1/state", host: "evil.example", want: 421},
 		{name: "rebound name on metrics", method: "GET", path: "/metrics", host: "evil.example:8601", want: 421},
@@ -129,6 +132,9 @@ func TestAdminWhoMayDoWhat(t *testing.T) {
 			if w.Code != tc.want {
 				t.Errorf("got status %d (%s), want %d", w.Code, strings.TrimSpace(w.Body.String()), tc.want)
 			}
+			if h := w.Header(); h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Cross-Origin-Resource-Policy") != "same-origin" {
+				t.Errorf("got headers %v, want those that keep other pages from taking it in", h)
+			}
 			if want := tc.method == "PUT" && tc.want == 200; changed != want {
 				t.Errorf("changed something: got %v, want %v", changed, want)
 			}
@@ -174,7 +180,7 @@ func TestServe(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- Serve(l, Admin(l, nil, cfg))(ctx) }()
+	go func() { served <- Serve(l, Admin(l, nil, cfg), nil)(ctx) }()
 	client := &http.Client{}
 	defer client.CloseIdleConnections()
 	get := func(path string) (int, string) {
@@ -229,6 +235,42 @@ func TestServe(t *testing.T) {
 	<-profiling
 	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
 		t.Error("the listener still accepts after the stop")
+	}
+}
+
+// TestServeHandlerPanics holds that a panic reaches the client as a 500 and the
+// log as a line, and that no stack is shown to who did not ask for debug.
+func TestServeHandlerPanics(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	for _, level := range []slog.Level{slog.LevelInfo, slog.LevelDebug} {
+		var logged bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: level}))
+		l := listen(t)
+		ctx, stop := context.WithCancel(t.Context())
+		served := make(chan error, 1)
+		h := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })
+		go func() { served <- Serve(l, h, log)(ctx) }()
+		resp, err := http.Get("http://" + l.Addr().String() + "/broken")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 500 || strings.Contains(string(body), "boom") {
+			t.Errorf("got %s, %q, %v, want a bare 500", resp.Status, body, err)
+		}
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+		got := logged.String()
+		if !strings.Contains(got, "path=/broken panic=boom") {
+			t.Errorf("logged %q, want the path and the reason", got)
+		}
+		if has := strings.Contains(got, "admin_test.go"); has != (level == slog.LevelDebug) {
+			t.Errorf("level %v: a stack in the log: %v, want it at debug alone", level, has)
+		}
 	}
 }
 

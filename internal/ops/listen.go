@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
@@ -39,13 +41,16 @@ func Loopback(addr net.Addr) bool {
 // Serve is the Run of a Part that answers HTTP/1.1 on l with h, by TLS if
 // l's connections are. The requests' contexts end with ctx, so that a stream
 // or a long profile does not hold up the stop; then l is closed, and Serve
-// returns when the last request has been answered.
-func Serve(l net.Listener, h http.Handler) func(context.Context) error {
+// returns when the last request has been answered. A panic of h is a 500 and a
+// line in log, its stack at level debug, as what net/http has to say is.
+func Serve(l net.Listener, h http.Handler, log *slog.Logger) func(context.Context) error {
+	log = logger(log)
 	return func(ctx context.Context) error {
 		var http1 http.Protocols
 		http1.SetHTTP1(true)
 		s := &http.Server{
-			Handler:           h,
+			Handler:           recovering(h, log),
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 			Protocols:         &http1,
 			BaseContext:       func(net.Listener) context.Context { return ctx },
 			ReadHeaderTimeout: 5 * time.Second,
@@ -64,4 +69,23 @@ func Serve(l net.Listener, h http.Handler) func(context.Context) error {
 		<-served
 		return err
 	}
+}
+
+// recovering keeps net/http from printing the stack of a handler's panic.
+func recovering(h http.Handler, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler {
+				panic(v) // net/http's own way to cut a connection, which it is silent about
+			}
+			log.Error("request panicked", "path", r.URL.Path, "panic", v)
+			log.Debug("request panicked", "stack", string(debug.Stack()))
+			http.Error(w, "internal error", http.StatusInternalServerError)
+		}()
+		h.ServeHTTP(w, r)
+	})
 }

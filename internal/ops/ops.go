@@ -56,6 +56,7 @@ func Run(ctx context.Context, log *slog.Logger, drain time.Duration, parts ...Pa
 	log = logger(log)
 	returned := make(chan outcome, len(parts))
 	stops := make([]context.CancelFunc, len(parts))
+	s := stopping{log: log, parts: parts, told: make([]bool, len(parts)), stopped: make([]bool, len(parts))}
 	for i, p := range parts {
 		// Parts are stopped one by one, so the end of ctx must not reach them all at once.
 		partCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -65,7 +66,6 @@ func Run(ctx context.Context, log *slog.Logger, drain time.Duration, parts ...Pa
 		log.Debug("part started", "part", p.Name)
 	}
 
-	s := stopping{log: log, parts: parts, stopped: make([]bool, len(parts))}
 	select {
 	case <-ctx.Done():
 	case o := <-returned:
@@ -79,6 +79,7 @@ func Run(ctx context.Context, log *slog.Logger, drain time.Duration, parts ...Pa
 		limit = t.C
 	}
 	for i := len(parts) - 1; i >= 0; i-- {
+		s.told[i] = true
 		stops[i]()
 		for !s.stopped[i] {
 			select {
@@ -101,13 +102,16 @@ type outcome struct {
 type stopping struct {
 	log     *slog.Logger
 	parts   []Part
+	told    []bool // to stop
 	stopped []bool
 	failure error // the first
 }
 
 func (s *stopping) note(o outcome) {
 	s.stopped[o.part] = true
-	if o.err == nil || errors.Is(o.err, context.Canceled) {
+	// A part that was told to stop may say so. Before that, it is a failure:
+	// some other context of the part's has ended under it.
+	if o.err == nil || s.told[o.part] && errors.Is(o.err, context.Canceled) {
 		s.log.Debug("part stopped", "part", s.parts[o.part].Name)
 		return
 	}

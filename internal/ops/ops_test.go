@@ -66,6 +66,8 @@ func TestRunFirstReturnStopsTheRest(t *testing.T) {
 		wantLogged string
 	}{
 		{name: "failure", first: broken, want: broken},
+		{name: "canceled before it was told to stop", first: context.Canceled, want: context.Canceled},
+		{name: "canceled while stopping", first: nil, onStop: context.Canceled, want: nil},
 		{name: "work done", first: nil, want: nil},
 		{name: "failure while stopping", first: nil, onStop: later, want: later},
 		{name: "two failures", first: broken, onStop: later, want: broken, wantLogged: "later"},

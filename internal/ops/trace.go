@@ -164,7 +164,7 @@ func newSpan(s sdktrace.ReadOnlySpan) Span {
 	if attrs := s.Attributes(); len(attrs) > 0 {
 		span.Attributes = make(map[string]string, len(attrs))
 		for _, a := range attrs {
-			span.Attributes[string(a.Key)] = a.Value.Emit()
+			span.Attributes[string(a.Key)] = a.Value.String()
 		}
 	}
 	return span

@@ -326,13 +326,21 @@ func (s *socket) read() {
 	}
 	at := time.Now()
 	buf, to := l.buf, s.peer()
+	// What a client does once it has an answer may come by another loop, and must
+	// not be observed first.
+	first := s.side == Live
+	if first {
+		p.chunk(s.side, at, buf[:n])
+	}
 	sent := to.send(buf[:n])
 	if sent == n {
 		l.overhead.Record(time.Since(l.awake))
 	} else if !to.broken {
 		to.keep(buf, sent, n)
 	}
-	p.chunk(s.side, at, buf[:n])
+	if !first {
+		p.chunk(s.side, at, buf[:n])
+	}
 }
 
 // send writes what s takes at once of p, and returns how much that is.

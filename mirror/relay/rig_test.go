@@ -15,7 +15,6 @@ import (
 	"io"
 	"math/big"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -488,8 +487,6 @@ func wantReset(t *testing.T, r io.Reader) {
 		t.Fatalf("got %v, want a reset", err)
 	}
 }
-
-func loopback(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
 
 // descriptors counts the open files of this process.
 func descriptors(t *testing.T) int {

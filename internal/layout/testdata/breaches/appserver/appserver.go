@@ -30,7 +30,11 @@ func Change() {
 	for current = range clients { // breach: package variable current is changed
 	}
 	http.DefaultClient = current // breach: package variable DefaultClient is changed
+	delete(table, "a")           // breach: package variable table is changed
+	clear(table)                 // breach: package variable table is changed
+	copy(shared.n[:], []int{1})  // breach: package variable shared is changed
 	table := map[string]int{}
+	delete(table, "a")
 	table["c"] = len(digits.FindString("1"))
 	var local sync.Mutex
 	local.Lock()

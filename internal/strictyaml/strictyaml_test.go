@@ -1,4 +1,4 @@
-package main
+package strictyaml
 
 import (
 	"strings"
@@ -25,7 +25,7 @@ type mirrorLike struct {
 	}
 }
 
-func TestConfigErrorsNameLineKeyAndExpectation(t *testing.T) {
+func TestErrorsNameLineKeyAndExpectation(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
 		{"unknown key", "fronts: [{name: a}]\nsatl: x\n", "2: satl: unknown key"},
 		{"unknown key, deep", "fronts:\n  - name: a\n  - name: b\n    pmp: 3\n", "4: fronts[1].pmp: unknown key"},
@@ -42,11 +42,13 @@ func TestConfigErrorsNameLineKeyAndExpectation(t *testing.T) {
 		{"through an alias", "fronts:\n  - &a {name: x, ppm: no}\n  - *a\n", "2: fronts[0].ppm: got string, want integer"},
 		{"recursive alias", "fronts: &a [*a]\n", "1: "},
 		{"not for JSON", "fronts:\n  - name: a\n    ppm: .nan\n", "1: "},
-		{"key that is no string", "1: a\n", "1: "},
+		{"key that is no string", "1: a\n", "1: a key is no string"},
+		{"second document", "fronts: [{name: a}]\n---\nsatl: x\n", "2: a second document begins here"},
+		{"after the end", "fronts: [{name: a}]\n...\nsalt: [\n", "2: did not find expected <document start>"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var c mirrorLike
-			err := parseConfig([]byte(tc.text), []byte(mirrorLikeSchema), &c)
+			err := Parse([]byte(tc.text), []byte(mirrorLikeSchema), &c)
 			if err == nil || !strings.HasPrefix(err.Error(), tc.want) {
 				t.Errorf("got %v, want %s", err, tc.want)
 			}
@@ -54,9 +56,9 @@ func TestConfigErrorsNameLineKeyAndExpectation(t *testing.T) {
 	}
 }
 
-func TestConfigIsRead(t *testing.T) {
+func TestDocumentIsRead(t *testing.T) {
 	var got mirrorLike
-	if err := parseConfig([]byte("salt: s1\nfronts:\n  - {name: inbox, ppm: 1000}\n"), []byte(mirrorLikeSchema), &got); err != nil {
+	if err := Parse([]byte("salt: s1\nfronts:\n  - {name: inbox, ppm: 1000}\n"), []byte(mirrorLikeSchema), &got); err != nil {
 		t.Fatal(err)
 	}
 	want := mirrorLike{Salt: "s1"}
@@ -69,27 +71,14 @@ func TestConfigIsRead(t *testing.T) {
 	}
 }
 
-func FuzzConfig(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	f.Add("salt: s1\nfronts: [{name: a}]\n")
 	f.Add("a: &a [*a]")
 	f.Add("? [x]\n: y")
 	f.Fuzz(func(t *testing.T, text string) {
 		var c mirrorLike
-		if err := parseConfig([]byte(text), []byte(mirrorLikeSchema), &c); err == nil && len(c.Fronts) == 0 {
+		if err := Parse([]byte(text), []byte(mirrorLikeSchema), &c); err == nil && len(c.Fronts) == 0 {
 			t.Errorf("%q: accepted without fronts", text)
 		}
 	})
-}
-
-// TestPublishedSchemasCompile holds that what schema prints is a schema.
-func TestPublishedSchemasCompile(t *testing.T) {
-	names := schemaNames()
-	if len(names) == 0 {
-		t.Fatal("no schema is published")
-	}
-	for _, name := range names {
-		if _, err := compileSchema(schemaText(name)); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
 }

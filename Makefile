@@ -1,0 +1,71 @@
+# Everything that builds, checks and measures Darklaunch. `make` alone lists it.
+
+# Scripts of a recipe stop at the first failure, within pipes too.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+TOOL := $(GO) tool -modfile=tools/go.mod
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/darklaunch
+	$(GO) build -buildvcs=auto -o bin/darklaunch ./cmd/darklaunch
+
+.PHONY: setup
+setup: bin/testenv ## install what the tests need and is missing: Debian packages as root, the rest into the cache directory
+	bin/testenv setup
+
+# Built, not run by the Go tool, which would keep signals and exit codes to itself.
+.PHONY: bin/testenv
+bin/testenv:
+	$(GO) build -o $@ ./internal/testenv/cmd/testenv
+
+.PHONY: test
+test: setup check ## everything, the real servers too
+	bin/testenv run -- $(GO) test -timeout 20m ./...
+
+.PHONY: bench
+bench: setup ## side by side with peers, writes bench/RESULTS.md; an hour and a half on two idle cores
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/mirror
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/load
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
+
+.PHONY: check
+check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers
+	$(GO) test -short -race ./...
+
+.PHONY: fmt
+fmt:
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: vet
+vet:
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+
+.PHONY: tidy
+tidy:
+	$(GO) mod tidy -diff
+	cd tools && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test ./...
+
+.PHONY: generated
+generated:
+	$(GO) run -C tools ./protogen -check
+
+.PHONY: generate
+generate: ## write the generated code again
+	$(GO) run -C tools ./protogen
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for a minute
+	@for target in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | grep -v testdata | xargs -n1 dirname | sort -u); do \
+		for name in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$target/*_test.go | sed 's/func //'); do \
+			echo "$$target $$name"; $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime 1m "$$target"; \
+		done; \
+	done

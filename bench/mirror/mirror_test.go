@@ -1,0 +1,242 @@
+package mirror
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"darklaunch/bench/raw"
+	"darklaunch/bench/rig"
+	"darklaunch/bench/side"
+	"darklaunch/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+var (
+	rounds = flag.Int("rounds", 3, "how often each variant runs")
+	length = flag.Duration("length", 4*time.Second, "of one run")
+)
+
+// rate is the fixed rate, far below what the slowest proxy can do for HTTP/1.1.
+const rate = 3000
+
+// A proxy is a variant that runs.
+type proxy struct {
+	name   string
+	server *rig.Server // Pid 0: no proxy
+	copies float64     // the share of requests that shall reach the shadow
+}
+
+// start starts all proxies on the same backends. What this program cannot do yet
+// is left out, and said.
+func start(b *testing.B, grpc bool, live string, sh *rig.Backend) []proxy {
+	job := func(percent int) rig.Job {
+		j := rig.Job{GRPC: grpc, Live: live, Percent: percent}
+		if percent > 0 {
+			j.Shadow = sh.Addr
+		}
+		return j
+	}
+	ps := []proxy{{name: "direct", server: &rig.Server{Addr: live}}}
+	add := func(name string, percent int, s *rig.Server) {
+		if percent > 0 {
+			name += fmt.Sprintf(", %d %%", percent)
+		}
+		ps = append(ps, proxy{name, s, float64(percent) / 100})
+	}
+	for _, percent := range []int{0, 10, 100} {
+		add("nginx", percent, rig.Nginx(b, job(percent)))
+	}
+	add("HAProxy", 0, rig.HAProxy(b, job(0)))
+	for _, percent := range []int{0, 10, 100} {
+		add("Envoy", percent, rig.Envoy(b, job(percent)))
+	}
+	for _, percent := range []int{0, 10, 100} {
+		pairs := ""
+		if percent == 100 {
+			pairs = filepath.Join(b.TempDir(), "pairs")
+		}
+		s, err := rig.Mirror(b, job(percent), pairs)
+		if errors.Is(err, rig.ErrNotThere) {
+			b.Log(err)
+			break
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		add("darklaunch", percent, s)
+	}
+	return ps
+}
+
+// variant measures a proxy under a load.
+func variant(p proxy, sh *rig.Backend, load func(addr string) (rig.Load, error)) side.Variant {
+	return side.Variant{Name: p.name, Run: func() (map[string]float64, error) {
+		cpu := func() (time.Duration, error) {
+			if p.server.Pid == 0 {
+				return 0, nil
+			}
+			return side.CPU(p.server.Pid)
+		}
+		copiesBefore, err := sh.Count()
+		if err != nil {
+			return nil, err
+		}
+		before, err := cpu()
+		if err != nil {
+			return nil, err
+		}
+		l, err := load(p.server.Addr)
+		if err != nil {
+			return nil, err
+		}
+		after, err := cpu()
+		if err != nil {
+			return nil, err
+		}
+		copies, err := sh.Count()
+		if err != nil {
+			return nil, err
+		}
+		if p.copies > 0 && copies-copiesBefore < 2 {
+			return nil, errors.New("no request was copied")
+		}
+		return map[string]float64{
+			"cpu":    float64((after - before).Microseconds()) / l.Requests,
+			"rate":   l.Rate,
+			"failed": l.Failed,
+			"p50":    float64(l.P50.Microseconds()),
+			"p99":    float64(l.P99.Microseconds()),
+			"copied": 100 * (copies - copiesBefore) / l.Requests,
+		}, nil
+	}}
+}
+
+var columns = []side.Column{
+	{Measure: "cpu", Title: "proxy's CPU µs a request", Format: "%.1f"},
+	{Measure: "rate", Title: "requests/s", Format: "%.0f"},
+	{Measure: "p50", Title: "p50 µs", Format: "%.0f"},
+	{Measure: "p99", Title: "p99 µs", Format: "%.0f"},
+	{Measure: "copied", Title: "copied %", Format: "%.0f"},
+	{Measure: "failed", Title: "failed", Format: "%.0f"},
+}
+
+// section measures all proxies under one load, of a fixed rate or not, and
+// records it.
+func section(b *testing.B, name, what string, ps []proxy, sh *rig.Backend, fixed bool, claims []side.Claim, load func(addr string) (rig.Load, error)) {
+	where := side.Machine()
+	var variants []side.Variant
+	for _, p := range ps {
+		variants = append(variants, variant(p, sh, load))
+	}
+	r, err := side.Interleave(*rounds, variants...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "## Mirrors: %s\n\n%s. %s; medians of %d rounds of %v, the ratio's least and greatest in brackets. `%s`\n\n", name, where, what, *rounds, *length, side.Command())
+	text.WriteString(r.Table("nginx", columns...))
+	text.WriteByte('\n')
+	for _, p := range ps[1:] {
+		if !fixed {
+			break // saturated, it would tell of the queue
+		}
+		fmt.Fprintf(&text, "* %s adds %+.0f µs to p50 and %+.0f µs to p99 of direct.\n", p.name,
+			r.Median(p.name, "p50")-r.Median("direct", "p50"), r.Median(p.name, "p99")-r.Median("direct", "p99"))
+	}
+	for _, c := range claims {
+		text.WriteString(c.Text(r, "cpu"))
+	}
+	b.Log("\n" + text.String())
+	if err := side.Record("../RESULTS.md", "mirror "+name, text.String()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkHTTP is for -benchtime 1x; its own time says nothing.
+func BenchmarkHTTP(b *testing.B) {
+	for b.Loop() {
+		live, sh := rig.Web(b), rig.Web(b)
+		ps := start(b, false, live.Addr, sh)
+		section(b, "HTTP/1.1, 200 bytes, saturated", "wrk, 64 connections", ps, sh, false, []side.Claim{
+			{Over: "darklaunch", Base: "nginx", Limit: 1.1},
+			{Over: "darklaunch, 10 %", Base: "darklaunch", Limit: 1.15},
+			{Over: "darklaunch, 100 %", Base: "nginx, 100 %", Limit: 0.4},
+			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
+		}, func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+"/", 64, *length) })
+		section(b, "HTTP/1.1, 64 KiB, saturated", "wrk, 64 connections", ps, sh, false, []side.Claim{
+			{Over: "darklaunch", Base: "nginx", Limit: 1.1},
+		}, func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+"/64k", 64, *length) })
+		section(b, fmt.Sprintf("HTTP/1.1, 200 bytes, %d/s", rate), "h2load --h1 --rps, 64 connections, latency from the sending", ps, sh, true, []side.Claim{
+			{Over: "darklaunch", Base: "nginx", Limit: 1.15},
+			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
+		}, func(addr string) (rig.Load, error) {
+			return rig.H2load{URL: "http://" + addr + "/", HTTP1: true, Clients: 64, Rate: rate, For: *length}.Run(b)
+		})
+	}
+}
+
+// BenchmarkGRPC is for -benchtime 1x; its own time says nothing.
+func BenchmarkGRPC(b *testing.B) {
+	for b.Loop() {
+		live, sh := rig.Echo(b), rig.Echo(b)
+		ps := start(b, true, live.Addr, sh)
+		data := filepath.Join(b.TempDir(), "body")
+		msg := make([]byte, 5+200)
+		binary.BigEndian.PutUint32(msg[1:], 200)
+		if err := os.WriteFile(data, msg, 0o600); err != nil {
+			b.Fatal(err)
+		}
+		// To h2load any answer is a success: its status is in the trailers.
+		for _, p := range ps {
+			if err := call(b.Context(), p.server.Addr); err != nil {
+				b.Fatalf("%s: %v", p.name, err)
+			}
+		}
+		run := func(rate float64) func(addr string) (rig.Load, error) {
+			return func(addr string) (rig.Load, error) {
+				return rig.H2load{URL: "http://" + addr + "/bench.Echo/Call", Data: data, GRPC: true, Clients: 4, Streams: 16, Rate: rate, For: *length}.Run(b)
+			}
+		}
+		section(b, "gRPC unary, 200 bytes, saturated", "h2load, 4 connections, 16 streams", ps, sh, false, []side.Claim{
+			{Over: "darklaunch", Base: "HAProxy", Limit: 0.5},
+			{Over: "darklaunch, 10 %", Base: "darklaunch", Limit: 1.15},
+			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
+		}, run(0))
+		section(b, fmt.Sprintf("gRPC unary, 200 bytes, %d/s", rate), "h2load --rps, 4 connections, 16 streams, latency from the sending", ps, sh, true, []side.Claim{
+			{Over: "darklaunch", Base: "HAProxy", Limit: 1.15},
+			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
+		}, run(rate))
+	}
+}
+
+// call makes one gRPC call and wants its message back.
+func call(ctx context.Context, addr string) error {
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodec(raw.Codec{})))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	in, out := []byte("hello"), []byte(nil)
+	if err := conn.Invoke(ctx, "/bench.Echo/Call", &in, &out); err != nil {
+		return err
+	}
+	if !bytes.Equal(in, out) {
+		return fmt.Errorf("sent %q, got %q", in, out)
+	}
+	return nil
+}

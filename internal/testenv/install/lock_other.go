@@ -1,0 +1,7 @@
+//go:build !linux
+
+package install
+
+import "errors"
+
+func lock(string, func()) (func(), error) { return nil, errors.ErrUnsupported }

@@ -1,0 +1,360 @@
+// Package lanes keeps the copies of users' exchanges in order between live and
+// the roles that try them again.
+//
+// Each sampled user has a lane. A copy has a place in the lane of each of its
+// users and leaves for a role when everything that ended on live before it
+// began has been answered there. Shadow and control leave together when both
+// can; one that is behind does not hold the other. What is held is bounded in
+// copies, bytes, lanes and age. When a role can't keep up, users leave whole:
+// the threshold of who is in falls, and rises again when it has been calm.
+//
+// The package also knows whose state on a role is known to equal live's. A user
+// is clean until a role misses something unsafe that they did; copies of
+// tainted users are sent but not judged.
+//
+// The decisions are made by a deterministic core; Lanes puts a lock, a clock
+// and a directory around it. Sending itself is up to the caller:
+//
+//	for {
+//		d, err := l.Next(ctx)            // a copy is due
+//		for _, role := range d.Roles() { // one goroutine each, started in this order
+//			judged, ok := l.Sent(d.Copy, role) // just before the first byte
+//			...
+//			l.Done(d.Copy, role, lanes.Did)    // answered
+//		}
+//	}
+package lanes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config describes the lanes of one mirror.
+type Config struct {
+	// Sample and Admit are the shares, in ppm, of users who are compared and
+	// who are mirrored. Admit below Sample means as Sample.
+	Sample, Admit int32
+	// Unsafe says which roles are offered unsafe copies. Users can be tainted
+	// on these alone.
+	Unsafe [NumRoles]bool
+
+	// State is the directory in which it is kept who is clean; "" keeps nothing,
+	// and each run is an experiment of its own.
+	State string
+	// Salt names the experiment. Another one than State holds starts a new one.
+	Salt string
+	// Seed decides which role leaves first.
+	Seed uint64
+
+	// InFlight bounds the copies that one role has been sent and has not
+	// answered. Zero means 64.
+	InFlight int
+	// LaneCopies bounds the copies in one user's lane. Zero means 64.
+	LaneCopies int
+	// MaxCopies, MaxBytes and MaxLanes bound what is held: copies until both
+	// roles have ended with them, and lanes that are not empty. Zero means
+	// 10,000, 64 MiB and 10,000.
+	MaxCopies int
+	MaxBytes  int64
+	MaxLanes  int
+	// MaxUsers bounds the records of users, about 100 bytes each. Users who
+	// have none, for want of room, are taken for tainted. Zero means 200,000.
+	MaxUsers int
+	// MaxAge is how long a copy may wait after it was offered. Zero means 10s.
+	MaxAge time.Duration
+	// Timeout is how long a copy that was sent may hold its lanes. The sender
+	// should have given up by then. Zero means 5s.
+	Timeout time.Duration
+	// RecoverAfter is how long it must have been calm before users who were
+	// shed come back, and between two steps. Zero means 10s.
+	RecoverAfter time.Duration
+}
+
+func (cfg Config) withDefaults() Config {
+	fill(&cfg.InFlight, 64)
+	fill(&cfg.LaneCopies, 64)
+	fill(&cfg.MaxCopies, 10_000)
+	fill(&cfg.MaxBytes, 64<<20)
+	fill(&cfg.MaxLanes, 10_000)
+	fill(&cfg.MaxUsers, 200_000)
+	fill(&cfg.MaxAge, 10*time.Second)
+	fill(&cfg.Timeout, 5*time.Second)
+	fill(&cfg.RecoverAfter, 10*time.Second)
+	return cfg
+}
+
+func fill[T int | int64 | time.Duration](v *T, otherwise T) {
+	if *v <= 0 {
+		*v = otherwise
+	}
+}
+
+// tickEvery is how late a bound in time may be noticed.
+const tickEvery = 100 * time.Millisecond
+
+// ErrClosed is returned by Next after Close.
+var ErrClosed = errors.New("lanes: closed")
+
+// Lanes is safe for any number of goroutines. No method but Next waits for
+// anything but the lock, which is never held during I/O, and Close, which
+// writes the state.
+type Lanes struct {
+	epoch time.Time // instants are measured from here, so that they never go back
+	wake  chan struct{}
+	wait  prometheus.Histogram
+	state *state // nil: none is kept
+	start Start
+
+	mu     sync.Mutex
+	core   *core
+	closed bool
+}
+
+// Departure is a copy that is due.
+type Departure struct {
+	Copy  *Copy
+	roles [NumRoles]Role
+	n     int
+}
+
+// Roles returns the roles that the copy leaves for now, in the order to begin
+// with: one or both.
+func (d *Departure) Roles() []Role { return d.roles[:d.n] }
+
+// Open returns the lanes of a mirror. It reads who is clean from cfg.State, or
+// starts an experiment there if it is empty or of another salt. If the last run
+// did not end with Close, all users are tainted.
+// It is an error if another mirror has the directory, or if it is corrupt.
+func Open(cfg Config) (*Lanes, error) {
+	cfg = cfg.withDefaults()
+	l := &Lanes{
+		epoch: time.Now(),
+		wake:  make(chan struct{}, 1),
+		wait: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "mirror_copy_wait_seconds", Help: "From the end of live's exchange until a copy of it was sent.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10), NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
+		}),
+		core: newCore(cfg),
+	}
+	var err error
+	if l.state, l.start, err = openState(cfg, l.core, l.now()); err != nil {
+		return nil, fmt.Errorf("state %s: %w", cfg.State, err)
+	}
+	return l, nil
+}
+
+// Start returns how this run began.
+func (l *Lanes) Start() Start { return l.start }
+
+func (l *Lanes) now() int64 { return l.instant(time.Now()) }
+
+func (l *Lanes) instant(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return l.epoch.UnixNano() + int64(t.Sub(l.epoch))
+}
+
+// locked runs f on the core, and does what follows from it.
+func (l *Lanes) locked(f func(c *core, now int64)) {
+	freed, due := l.run(f)
+	if due {
+		l.signal()
+	}
+	for freed != nil {
+		cp := freed
+		freed, cp.nextFreed = cp.nextFreed, nil
+		cp.Release()
+	}
+}
+
+func (l *Lanes) run(f func(c *core, now int64)) (freed *Copy, due bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f(l.core, l.now())
+	freed, l.core.freed = l.core.freed, nil
+	return freed, l.core.due()
+}
+
+// Offer takes a copy whose exchange has ended on live. It returns false if no
+// user of it is admitted any more; then the copy is the caller's still, and is
+// not counted.
+func (l *Lanes) Offer(cp *Copy) bool {
+	cp.start, cp.end = l.instant(cp.Start), l.instant(cp.End)
+	taken := false
+	l.locked(func(c *core, now int64) { taken = c.offer(cp, now) })
+	return taken
+}
+
+// Next waits for a copy that is due. The caller sends it to each of the
+// departure's roles, and tells of each by Sent and Done, or by Drop instead of
+// Sent. It returns ctx's error, or ErrClosed.
+func (l *Lanes) Next(ctx context.Context) (Departure, error) {
+	for {
+		l.mu.Lock()
+		d, ok := l.core.take()
+		more, closed := l.core.due(), l.closed
+		l.mu.Unlock()
+		if more || closed {
+			l.signal() // for the next to call
+		}
+		if ok {
+			return d, nil
+		}
+		if closed {
+			return d, ErrClosed
+		}
+		select {
+		case <-l.wake:
+		case <-ctx.Done():
+			return d, ctx.Err()
+		}
+	}
+}
+
+func (l *Lanes) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default: // somebody is being woken already, and wakes the next one
+	}
+}
+
+// Sent says that the first byte of a copy is about to be written to a role, or
+// that its connect failed. If ok is false the copy was dropped in the meantime:
+// nothing must be written, nor told by Done. judged says whether the pair tells
+// something about the role: its users are clean, and sampled.
+func (l *Lanes) Sent(cp *Copy, role Role) (judged, ok bool) {
+	var waited int64
+	l.locked(func(c *core, now int64) {
+		judged, ok = c.begin(cp, role, now)
+		waited = now - cp.offered
+	})
+	if ok {
+		l.wait.Observe(time.Duration(waited).Seconds())
+	}
+	return judged, ok
+}
+
+// Done says how a copy ended that was sent: Did or DidNot by the role's answer,
+// Unknown when it failed, timed out or stopped between calls.
+func (l *Lanes) Done(cp *Copy, role Role, effect Effect) {
+	l.locked(func(c *core, now int64) { c.done(cp, role, effect, now) })
+}
+
+// Drop says that a copy that was due will not be sent.
+func (l *Lanes) Drop(cp *Copy, role Role, why Reason) {
+	l.locked(func(c *core, now int64) { c.giveBack(cp, role, why, now) })
+}
+
+// Off stops sending: what is pending is dropped for why, and so is what is
+// offered until On. It takes effect before it returns.
+func (l *Lanes) Off(why Reason) {
+	l.locked(func(c *core, now int64) { c.turn(why, now) })
+}
+
+// On resumes after Off.
+func (l *Lanes) On() {
+	l.locked(func(c *core, now int64) {
+		if !l.closed {
+			c.turn(NotDropped, now)
+		}
+	})
+}
+
+// Hold keeps everything from leaving while on, for a slice of a switchback:
+// unsafe copies wait, safe ones are dropped. A hold should be well shorter than
+// MaxAge. What has left already goes on.
+func (l *Lanes) Hold(on bool) {
+	l.locked(func(c *core, now int64) { c.hold(on, now) })
+}
+
+// SetShare changes who is in. Users who come in are tainted until seeded.
+func (l *Lanes) SetShare(sample, admit int32) {
+	l.locked(func(c *core, now int64) { c.setShare(sample, admit, now) })
+}
+
+// Missed says that live did, or may have done, something unsafe of users that
+// was never offered: it came marked, could not be attributed, or was on a
+// connection that is no longer read. start may be zero when it is not known.
+func (l *Lanes) Missed(us []User, start, end time.Time) {
+	l.locked(func(c *core, now int64) {
+		for _, u := range us {
+			if c.in(u) {
+				c.meetUser(u, now)
+				for r := range NumRoles {
+					c.miss(u, r, l.instant(start), l.instant(end))
+				}
+			}
+		}
+	})
+}
+
+// MissedAll says that anything may have been missed of anybody until now.
+func (l *Lanes) MissedAll() {
+	l.locked(func(c *core, now int64) { c.taintAll(now) })
+}
+
+// Seed says that the roles' state of users was made equal to live's as of at,
+// and returns how many of them are clean now. A user who is not admitted, or of
+// whom a role missed something after at, is not.
+func (l *Lanes) Seed(us []User, at time.Time) (clean int) {
+	l.locked(func(c *core, now int64) {
+		for _, u := range us {
+			if c.seed(u, min(l.instant(at), now), now) {
+				clean++
+			}
+		}
+	})
+	return clean
+}
+
+// SeedAll seeds all users who are in, those included who have not been seen
+// yet. It returns how many of those seen are tainted all the same.
+func (l *Lanes) SeedAll(at time.Time) (tainted int) {
+	l.locked(func(c *core, now int64) { tainted = c.seedAll(min(l.instant(at), now)) })
+	return tainted
+}
+
+// Run watches the bounds in time until ctx ends.
+func (l *Lanes) Run(ctx context.Context) error {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			l.locked(func(c *core, now int64) { c.tick(now) })
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Close drops what is pending, gives up what is not answered, and writes the
+// state as that of a run that ended well. Nothing may be offered afterwards
+// that live served. The error means that the next run finds all users tainted.
+func (l *Lanes) Close() error {
+	var saved *savedState
+	again := false
+	l.locked(func(c *core, now int64) {
+		again, l.closed = l.closed, true
+		c.turn(Shutdown, now)
+		c.giveUp(now, now)
+		if l.state != nil && !again {
+			saved = c.save(l.state.salt, now)
+		}
+	})
+	l.signal()
+	if saved == nil {
+		return nil
+	}
+	if err := l.state.close(saved); err != nil {
+		return fmt.Errorf("state %s: %w", l.state.dir, err)
+	}
+	return nil
+}

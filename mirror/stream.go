@@ -1,0 +1,94 @@
+package mirror
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	pairv1 "darklaunch/api/pair/v1"
+	"darklaunch/mirror/lanes"
+	"darklaunch/mirror/pairs"
+	"darklaunch/mirror/record"
+)
+
+// openPairs makes what matches answers, and the streams that tell of them.
+func (m *Mirror) openPairs(reg prometheus.Registerer) error {
+	key := make([]byte, 32) // digests can be compared within a run
+	rand.Read(key)
+	policy, err := record.New(record.Config{Key: key, Allow: m.cfg.Record})
+	if err != nil {
+		return err
+	}
+	cfg := pairs.Config{Salt: m.cfg.Salt, Record: policy, Fill: m.fill}
+	cfg.Roles[lanes.Shadow] = m.cfg.Shadow != ""
+	known := map[string]bool{}
+	for _, f := range m.cfg.Fronts {
+		cfg.Roles[lanes.Control] = cfg.Roles[lanes.Control] || f.Control != ""
+		for _, r := range f.Routes {
+			if !known[r.Pattern] {
+				known[r.Pattern] = true
+				cfg.Routes = append(cfg.Routes, pairs.RouteConfig{Name: r.Pattern, Unsafe: r.Unsafe || m.cfg.Unsafe})
+			}
+		}
+	}
+	header := m.header(cfg.Roles)
+	if m.cfg.Pairs != "" {
+		open := func(context.Context) (io.WriteCloser, error) { return os.Create(m.cfg.Pairs) }
+		cfg.Streams = append(cfg.Streams, pairs.NewStream(pairs.StreamConfig{Open: open, Header: header}))
+	}
+	if m.cfg.Verdict != "" {
+		open := func(ctx context.Context) (io.WriteCloser, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", m.cfg.Verdict)
+		}
+		cfg.Streams = append(cfg.Streams, pairs.NewStream(pairs.StreamConfig{Open: open, Header: header}))
+	}
+	m.told = len(cfg.Streams) > 0
+	m.pairs = pairs.New(cfg, reg)
+	header.Routes = m.pairs.Header()
+	return nil
+}
+
+// streamRoles are the roles as the pair stream has them.
+var streamRoles = [lanes.NumRoles]pairv1.Role{lanes.Shadow: pairv1.Role_ROLE_SHADOW, lanes.Control: pairv1.Role_ROLE_CONTROL}
+
+func (m *Mirror) header(in [lanes.NumRoles]bool) *pairv1.Header {
+	var id [8]byte
+	rand.Read(id[:])
+	salt := sha256.Sum256([]byte(m.cfg.Salt))
+	h := &pairv1.Header{
+		MirrorId: hex.EncodeToString(id[:]), Experiment: m.cfg.Salt, SaltHash: salt[:], Version: m.cfg.Version, StartTime: time.Now().UnixNano(),
+	}
+	for r, in := range in {
+		if in {
+			h.Roles = append(h.Roles, streamRoles[r])
+		}
+	}
+	return h
+}
+
+// fill adds to a window what the lanes count.
+func (m *Mirror) fill(w *pairv1.Window) {
+	s := m.lanes.Snapshot()
+	w.Sending = m.sending.Load()
+	w.Sampling = s.Sample > 0
+	w.Users = &pairv1.Users{
+		SamplePpm: uint32(s.Sample), EffectivePpm: uint32(max(s.Effective, 0)), Sampled: uint64(s.Sampled), Shed: uint64(s.Shed),
+	}
+	for r := range lanes.NumRoles {
+		w.Users.Tainted = append(w.Users.Tainted, &pairv1.Tainted{Role: streamRoles[r], Users: uint64(s.Tainted[r])})
+		a := &pairv1.Accounting{Role: streamRoles[r], Offered: s.Offered[r], Sent: s.Sent[r], Pending: uint64(s.Pending[r])}
+		for why := lanes.NotDropped + 1; why < lanes.NumReasons; why++ {
+			if n := s.Dropped[r][why]; n > 0 {
+				a.Dropped = append(a.Dropped, &pairv1.Loss{Reason: why.String(), Count: n})
+			}
+		}
+		w.Accounting = append(w.Accounting, a)
+	}
+}
