@@ -156,7 +156,8 @@ type Claim struct {
 }
 
 // Text is a line of Markdown on whether the claim holds in every round, in none,
-// or cannot be told. A variant that was not measured is not there yet.
+// or cannot be told, as by less than three rounds. A variant that was not
+// measured is not there yet.
 func (c Claim) Text(r *Results, measure string) string {
 	said := fmt.Sprintf("* %s ≤ %.2f × %s: ", c.Over, c.Limit, c.Base)
 	if !slices.Contains(r.Variants, c.Over) || !slices.Contains(r.Variants, c.Base) {
@@ -165,6 +166,8 @@ func (c Claim) Text(r *Results, measure string) string {
 	mid, low, high := r.Ratio(c.Over, c.Base, measure)
 	verdict := "holds"
 	switch {
+	case len(r.values[c.Over][measure]) < 3:
+		verdict = "not settled by so few rounds"
 	case low > c.Limit:
 		verdict = "**does not hold**"
 	case high > c.Limit:

@@ -82,6 +82,8 @@ func TestClaim(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Variants = append(r.Variants, "once")
+	r.values["once"] = map[string][]float64{"cpu": {1}}
 	for _, tt := range []struct {
 		c    Claim
 		want string
@@ -89,6 +91,7 @@ func TestClaim(t *testing.T) {
 		{Claim{"new", "base", 0.9}, "* new ≤ 0.90 × base: 0.60 [0.50, 0.80], holds.\n"},
 		{Claim{"new", "base", 0.7}, "* new ≤ 0.70 × base: 0.60 [0.50, 0.80], not settled.\n"},
 		{Claim{"new", "base", 0.4}, "* new ≤ 0.40 × base: 0.60 [0.50, 0.80], **does not hold**.\n"},
+		{Claim{"once", "base", 0.4}, "* once ≤ 0.40 × base: 0.10 [0.10, 0.10], not settled by so few rounds.\n"},
 		{Claim{"newer", "base", 0.4}, "* newer ≤ 0.40 × base: not there yet.\n"},
 	} {
 		if got := tt.c.Text(r, "cpu"); got != tt.want {

@@ -18,7 +18,7 @@ import (
 // between exchanges are closed, an exchange may end, and the rest is cut.
 func TestDrain(t *testing.T) {
 	eachWay(t, func(t *testing.T, v variant) {
-		g := newRig(t, v, func(_ *rig, cfg *Config) { cfg.DrainTimeout = 3 * time.Second })
+		g := newRig(t, v, func(_ *rig, cfg *Config) { cfg.DrainTimeout = 2 * time.Second })
 		exchange := func() (half, half, *recorder) {
 			client, live, o := g.connect()
 			mustWrite(t, client, "request")

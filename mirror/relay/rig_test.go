@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"io"
 	"math/big"
 	"net"
@@ -27,7 +28,14 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Tests wait far more than they work.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds every wait of a test: nothing here takes long unless it hangs.
 const patience = 20 * time.Second
@@ -39,14 +47,23 @@ type variant struct {
 	tls      bool // on both sides
 }
 
-// eachWay runs test in all variants.
+// eachWay runs test in all variants, beside other tests.
 func eachWay(t *testing.T, test func(*testing.T, variant)) {
+	t.Parallel()
+	eachWayAlone(t, test)
+}
+
+// eachWayAlone is eachWay for tests that look at the whole process.
+func eachWayAlone(t *testing.T, test func(*testing.T, variant)) {
 	all := []variant{{name: "goroutines", portable: true}, {name: "tls", tls: true}}
 	if runtime.GOOS == "linux" {
 		all = append(all, variant{name: "loops"})
 	}
 	for _, v := range all {
-		t.Run(v.name, func(t *testing.T) { test(t, v) })
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, v)
+		})
 	}
 }
 
