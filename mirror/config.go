@@ -107,6 +107,9 @@ type Front struct {
 	Keys []string
 	// Routes are those that are told apart; others are learned.
 	Routes []Route
+	// Assign are values of live's answers that unsafe copies carry, for roles
+	// that take what live decided.
+	Assign []Assign
 
 	// Certificate and Key are PEM files; TLS ends here when they are set.
 	Certificate, Key string
@@ -129,6 +132,13 @@ type Route struct {
 	Unsafe bool
 	// Touch are extractors of other users that an exchange touches.
 	Touch []string
+}
+
+// Assign puts a value of live's answer into the copy.
+type Assign struct {
+	// From is a place in live's answer, as json:$.id, and To one in the request:
+	// header:NAME, json:$.NAME or proto:N.
+	From, To string
 }
 
 func (cfg Config) withDefaults() Config {

@@ -42,6 +42,10 @@ func (c *connection) Request(x *observe.Exchange) observe.Mode {
 	}
 	d, final := c.decideEarly(r)
 	copied := !r.skip && (r.unsafe || !unsafe) && (!marked || unsafe) && c.f.copies()
+	if final || !copied {
+		d.Admitted = d.Admitted && copied
+		c.m.tally.add(&d)
+	}
 	if !copied || final && !d.Admitted && d.Unattributed == "" {
 		x.Tag = &r.passing[b2i(d.Author.Sampled)]
 		return observe.Ignore
@@ -107,7 +111,7 @@ func (c *connection) Answer(x *observe.Exchange) observe.Mode {
 	switch {
 	case !ok || t.final && (t.marked || !t.decision.Admitted || t.unkept != lanes.NotDropped):
 		return observe.Ignore
-	case !t.final && t.route.wants.answerBody, c.m.told:
+	case !t.final && t.route.wants.answerBody, t.unsafe && len(c.f.assign) > 0, c.m.told:
 		return observe.Keep
 	}
 	return observe.Hash
@@ -144,6 +148,7 @@ func (c *connection) decide(x *observe.Exchange, t *candidate) {
 	}
 	t.decision = c.m.sampler.Decide(&c.exchange, c.f.keys, t.route.touch, c.m.Share())
 	t.passing.sampled = t.decision.Author.Sampled
+	c.m.tally.add(&t.decision)
 	t.settle()
 }
 
@@ -245,9 +250,10 @@ type pending struct {
 	author uint64
 	pair   pairs.Pair
 
-	build sync.Once
-	calls [1]shadow.Call
-	sent  shadow.Copy
+	build      sync.Once
+	unassigned bool // the role decides something that live decided otherwise
+	calls      [1]shadow.Call
+	sent       shadow.Copy
 }
 
 // offer hands a copy to the lanes.
@@ -310,6 +316,12 @@ func (p *pending) call() *shadow.Copy {
 	p.build.Do(func() {
 		p.calls[0].Observed(p.x, p.route.name)
 		p.sent.Calls = p.calls[:]
+		if !p.copy.Unsafe {
+			return // live decided nothing
+		}
+		for _, a := range p.front.assign {
+			p.unassigned = !a.Apply(p.x, &p.calls[0]) || p.unassigned
+		}
 	})
 	return &p.sent
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 	"unsafe"
 
+	"darklaunch/mirror/ids"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
 	"darklaunch/mirror/relay"
@@ -25,6 +26,7 @@ type front struct {
 	keys   []sample.Extractor
 	early  int     // how many of keys, from the first, need only the request's header
 	wants  reading // what keys need
+	assign []*ids.Assign
 	routes *sample.Routes
 	routed map[*sample.Route]*route // configured
 
@@ -75,6 +77,13 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 		if !f.wants.any() {
 			f.early = i + 1
 		}
+	}
+	for _, a := range cfg.Assign {
+		rule, err := ids.NewAssign(a.From, a.To)
+		if err != nil {
+			return nil, fmt.Errorf("assign: %w", err)
+		}
+		f.assign = append(f.assign, rule)
 	}
 	list := make([]sample.Route, len(cfg.Routes))
 	for i, r := range cfg.Routes {

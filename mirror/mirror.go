@@ -53,6 +53,7 @@ type Mirror struct {
 	fronts   []*front
 	pairs    *pairs.Pairs
 	told     bool // somebody reads the pairs
+	tally    tally
 	learner  learner
 	account  *account      // of what live's exchanges hold
 	answers  *account      // of what roles' do

@@ -274,6 +274,7 @@ func TestRefusals(t *testing.T) {
 		{`route "nowhere"`, Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "nowhere"}} })}},
 		{"neither is the more specific", Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "/a/{}"}, {Pattern: "/a/{x}"}} })}},
 		{`extractor "json:"`, Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "/a", Touch: []string{"json:"}}} })}},
+		{"assign", Config{Fronts: front(func(f *Front) { f.Assign = []Assign{{"json:$.id", "nowhere"}} })}},
 		{"header rule", Config{Shadow: "127.0.0.1:9001", Headers: []shadow.Rule{{Name: "host"}}, Fronts: front(nil)}},
 	} {
 		m, err := New(tc.cfg, prometheus.NewRegistry())
@@ -284,4 +285,67 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("got %v, want ErrConfig with %q", err, tc.want)
 		}
 	}
+}
+
+// TestAssign gives the shadow the id that live made. Where live made none, the
+// copy is sent as it came and is not judged.
+func TestAssign(t *testing.T) {
+	live := newService(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path == "/send" {
+			fmt.Fprint(w, `{"id":"m-7"}`)
+		}
+	})
+	assigned := make(chan string, 3)
+	other := newService(t, func(w http.ResponseWriter, r *http.Request) {
+		assigned <- r.Method + " " + r.URL.Path + " " + r.Header.Get("x-assigned-id")
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"id":"m-7"}`)
+	})
+	r := newRig(t, Config{Unsafe: true, Fronts: []Front{{Assign: []Assign{{"json:$.id", "header:x-assigned-id"}}}}}, live, other)
+	for i, tc := range []struct{ method, path, want string }{
+		{"POST", "/send", "POST /send m-7"}, {"GET", "/send", "GET /send "}, {"POST", "/none", "POST /none "},
+	} {
+		r.do(tc.method, "ann", tc.path, "x")
+		r.settled(uint64(i + 1))
+		if got := <-assigned; got != tc.want {
+			t.Errorf("the shadow got %q, want %q", got, tc.want)
+		}
+	}
+}
+
+// TestFractions: of who and what was seen, how much is mirrored.
+func TestFractions(t *testing.T) {
+	live, other := newService(t, nil), newService(t, nil)
+	r := newRig(t, Config{Sample: 100_000, Fronts: []Front{{Routes: []Route{{Pattern: "POST /send", Unsafe: true, Touch: []string{"json:$.to"}}}}}}, live, other)
+	in, out := 0, 0
+	for u := range 400 {
+		r.get(user(u), "/inbox")
+		if sample.Bucket(salt, user(u)) < 100_000 {
+			in++
+		} else {
+			out++
+			r.do("POST", user(u), "/inbox", "") // unsafe, and not mirrored
+		}
+	}
+	to := 0
+	for sample.Bucket(salt, user(to)) >= 100_000 {
+		to++
+	}
+	from := 0
+	for sample.Bucket(salt, user(from)) < 100_000 {
+		from++
+	}
+	r.do("POST", user(from), "/send", `{"to":"`+user(to)+`"}`)
+	r.settled(uint64(in + 1))
+	got := r.Status().Sample
+	near := func(what string, got, want float64) {
+		t.Helper()
+		if got < want-0.002 || got > want+0.002 {
+			t.Errorf("%s: got %v, want %v", what, got, want)
+		}
+	}
+	near("users", got.Users, float64(in)/400)
+	near("requests", got.Requests, float64(in+1)/float64(400+out+1))
+	near("touched", got.Touched, float64(in+1)/400)
 }

@@ -108,7 +108,7 @@ func (m *Mirror) attempt(l leg, begun *bool) attempt {
 	if o.Stopped {
 		effect = lanes.Unknown
 	}
-	l.p.pair.Answered(l.role, o, judged, false)
+	l.p.pair.Answered(l.role, o, judged, l.p.unassigned)
 	return attempt{effect: effect}
 }
 

@@ -1,7 +1,10 @@
 package mirror
 
 import (
+	"sync"
+
 	"darklaunch/mirror/lanes"
+	"darklaunch/mirror/sample"
 )
 
 // Status is what a mirror is doing, as /api/v1/state shows it.
@@ -25,6 +28,31 @@ type SampleStatus struct {
 	EffectivePPM int32 `json:"effective_ppm"`
 	Sampled      int   `json:"sampled_users"`
 	Shed         int   `json:"shed_users"`
+	// Shares of what was seen: of users, those who are in; of requests, those
+	// that are mirrored; of users, those whom a mirrored request touches.
+	Users    float64 `json:"user_fraction"`
+	Requests float64 `json:"request_fraction"`
+	Touched  float64 `json:"touched_fraction"`
+}
+
+// tally shares a sample.Tally.
+type tally struct {
+	mu sync.Mutex
+	t  sample.Tally
+}
+
+func (t *tally) add(d *sample.Decision) {
+	t.mu.Lock()
+	t.t.Add(d)
+	t.mu.Unlock()
+}
+
+// fractions counts outside the lock, which the relay takes.
+func (t *tally) fractions(share sample.Share) sample.Fractions {
+	t.mu.Lock()
+	seen := t.t
+	t.mu.Unlock()
+	return seen.Fractions(share)
 }
 
 // RoleStatus accounts for the copies that a role was offered.
@@ -66,11 +94,13 @@ type LearnedRoute struct {
 func (m *Mirror) Status() Status {
 	s := m.lanes.Snapshot()
 	share := m.Share()
+	f := m.tally.fractions(share)
 	st := Status{
 		Enabled: s.Off == lanes.NotDropped, Off: s.Off.String(), Salt: m.cfg.Salt,
 		Experiment: [...]string{lanes.NewExperiment: "new", lanes.Continued: "continued", lanes.Distrusted: "distrusted"}[m.lanes.Start()],
 		Sample: SampleStatus{
 			SamplePPM: s.Sample, AdmitPPM: max(share.Sample, share.Admit), EffectivePPM: s.Effective, Sampled: s.Sampled, Shed: s.Shed,
+			Users: f.Users, Requests: f.Requests, Touched: f.Touched,
 		},
 		Pending: PendingStatus{s.Copies, s.Bytes, s.Lanes},
 	}

@@ -78,8 +78,10 @@ func (m *Mirror) fill(w *pairv1.Window) {
 	s := m.lanes.Snapshot()
 	w.Sending = m.sending.Load()
 	w.Sampling = s.Sample > 0
+	f := m.tally.fractions(m.Share())
 	w.Users = &pairv1.Users{
 		SamplePpm: uint32(s.Sample), EffectivePpm: uint32(max(s.Effective, 0)), Sampled: uint64(s.Sampled), Shed: uint64(s.Shed),
+		UserFraction: f.Users, RequestFraction: f.Requests, TouchedFraction: f.Touched,
 	}
 	for r := range lanes.NumRoles {
 		w.Users.Tainted = append(w.Users.Tainted, &pairv1.Tainted{Role: streamRoles[r], Users: uint64(s.Tainted[r])})

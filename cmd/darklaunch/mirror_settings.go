@@ -46,6 +46,7 @@ type frontSettings struct {
 	Control string          `yaml:"control"`
 	Keys    []string        `yaml:"key"`
 	Routes  []routeSettings `yaml:"routes"`
+	Assign  []assignSetting `yaml:"assign"`
 	Cert    string          `yaml:"tls-cert"`
 	Key     string          `yaml:"tls-key"`
 	LiveCA  string          `yaml:"live-ca"`
@@ -58,6 +59,11 @@ type routeSettings struct {
 	Mirror  *bool    `yaml:"mirror"`
 	Unsafe  bool     `yaml:"unsafe"`
 	Touch   []string `yaml:"touch"`
+}
+
+type assignSetting struct {
+	From string `yaml:"from"`
+	To   string `yaml:"to"`
 }
 
 type headerSettings struct {
@@ -187,7 +193,7 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 }
 
 func (f *frontSettings) empty() bool {
-	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 &&
+	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && len(f.Assign) == 0 &&
 		f.Cert == "" && f.Key == "" && f.LiveCA == "" && !f.LiveH2C && f.Proxy == ""
 }
 
@@ -199,6 +205,9 @@ func (f *frontSettings) config() mirror.Front {
 	}
 	for _, r := range f.Routes {
 		front.Routes = append(front.Routes, mirror.Route{Pattern: r.Pattern, Skip: r.Mirror != nil && !*r.Mirror, Unsafe: r.Unsafe, Touch: r.Touch})
+	}
+	for _, a := range f.Assign {
+		front.Assign = append(front.Assign, mirror.Assign(a))
 	}
 	return front
 }
