@@ -607,7 +607,6 @@ type slowly struct {
 	now    time.Duration
 	dialed []time.Duration
 	err    error
-	pool   *Pool
 	made   []*conn
 }
 
