@@ -470,11 +470,6 @@ func (s *Scenario) compileRPC(r *reader, o *op, f *opFile, c *bodyCompiler) erro
 	if err != nil {
 		return r.errorf(at+".rpc", "%w", err)
 	}
-	if o.held {
-		if err := s.compileHeld(r, o, f, method); err != nil {
-			return err
-		}
-	}
 	o.transport.Path, o.transport.ServerStream = "/"+strings.TrimPrefix(f.RPC, "/"), method.IsStreamingServer()
 	fields, ok := f.Request.(map[string]any)
 	if !ok && f.Request != nil {
@@ -482,6 +477,11 @@ func (s *Scenario) compileRPC(r *reader, o *op, f *opFile, c *bodyCompiler) erro
 	}
 	if o.body, err = c.message(method.Input(), fields); err != nil {
 		return r.errorf(below(at+".request", err), "%w", err)
+	}
+	if o.held {
+		if err := s.compileHeld(r, o, f, method); err != nil {
+			return err
+		}
 	}
 	if !dynamic(f.Request) {
 		o.transport.Messages, o.body = [][]byte{o.body.append(nil, nil)}, nil
