@@ -96,6 +96,9 @@ type Config struct {
 // HTTPTarget returns the transport configuration for one operation on a URL, of
 // scheme http or https. The operation's path is the URL's.
 func HTTPTarget(rawURL string, http2 bool, op transport.Op) (transport.Config, error) {
+	if !strings.Contains(rawURL, "://") {
+		return transport.Config{}, fmt.Errorf("loadgen: %s: want a URL that begins with http:// or https://", rawURL)
+	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return transport.Config{}, fmt.Errorf("loadgen: %w", err)

@@ -510,6 +510,12 @@ func TestVerdict(t *testing.T) {
 			t.Errorf("%s: got %q, %q, want %q", c.name, r.Verdict, r.Reasons, c.want)
 		}
 	}
+	// Who can't be told whether the service is slow is told what was seen none the less.
+	r := base()
+	r.Pacing.P99, r.Response.P99 = 0.006, 1
+	if r.judge(); len(r.Reasons) != 2 || !strings.Contains(r.Reasons[0], "late") || !strings.Contains(r.Reasons[1], "p99<100ms: 1s") {
+		t.Errorf("got %q, want the lateness, and then the objective that was missed", r.Reasons)
+	}
 }
 
 // part is a worker's result of n calls that took d, d+1 ms, …

@@ -83,16 +83,17 @@ const (
 
 // judge sets r's verdict and reasons from its figures.
 //
-// A generator that was late says nothing of the service, either way. One that
+// A generator that was late says nothing of the service, either way: what it saw
+// is told and not judged. One that
 // made fewer calls than planned has asked for less than it should: a service
 // that fails even so has failed, one that does not has not passed. A lower bound
 // above its limit is a failure, one below it decides nothing.
 func (r *Result) judge() {
 	r.Verdict, r.Reasons = "", []string{}
 	var doubts, breaches []string
-	if late := r.lateness(); late != "" {
-		r.Verdict, r.Reasons = Inconclusive, []string{late}
-		return
+	late := r.lateness()
+	if late != "" {
+		doubts = append(doubts, late)
 	}
 	for _, o := range r.Objectives {
 		breach, doubt := o.judge(&r.Figures)
@@ -110,7 +111,7 @@ func (r *Result) judge() {
 		doubts = append(doubts, "the run was interrupted")
 	}
 	switch {
-	case len(breaches) > 0 && !r.Interrupted:
+	case len(breaches) > 0 && !r.Interrupted && late == "":
 		r.Verdict, r.Reasons = Fail, breaches
 	case len(doubts) > 0:
 		r.Verdict, r.Reasons = Inconclusive, append(doubts, breaches...)

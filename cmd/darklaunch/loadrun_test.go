@@ -43,6 +43,7 @@ type mailboxes struct {
 	members map[string][]string                         // by thread
 	streams map[string][]chan *messagesv1.WatchResponse // by user
 	opened  int
+	broken  bool          // streams break after they have begun
 	delay   time.Duration // from a message to its event
 }
 
@@ -73,6 +74,9 @@ func (m *mailboxes) Watch(_ *messagesv1.WatchRequest, s grpc.ServerStreamingServ
 	for {
 		if err := s.Send(event); err != nil {
 			return err
+		}
+		if m.broken {
+			return status.Error(codes.Unavailable, "the mailbox moves")
 		}
 		select {
 		case event = <-events:
@@ -270,6 +274,47 @@ func TestLoadRunHoldsStreams(t *testing.T) {
 	defer m.mu.Unlock()
 	if len(m.wrong) > 0 || m.opened < 40 || m.opened > 48 {
 		t.Errorf("got %d streams opened, %d wrong calls %v, want one each of nearly all 48 sessions, and none", m.opened, len(m.wrong), m.wrong)
+	}
+}
+
+// TestLoadRunOutlivesBrokenStreams has every stream end after its first message.
+func TestLoadRunOutlivesBrokenStreams(t *testing.T) {
+	t.Parallel()
+	m, addr := serveMailboxes(t)
+	m.broken = true
+	text := strings.ReplaceAll(fmt.Sprintf(short, "messages-chat", "60/s"), "users: 40", "users: 6") +
+		"session: {streams: {watch: {share: 1}}, think: {exponential: {mean: 20ms, max: 100ms}}}\n"
+	_, r, stderr := endLoad(t, "run "+writeScenario(t, text)+" --target "+addr)
+	if r == nil {
+		t.Fatal(stderr)
+	}
+	watch := r.Ops["watch"]
+	if watch.Sent != 36 || watch.Errors["status"] < 25 || watch.Codes["14"] != watch.Errors["status"] || r.Delivery != nil {
+		t.Errorf("got %d streams, errors %v, codes %v, want 36 that nearly all break, once each", watch.Sent, watch.Errors, watch.Codes)
+	}
+	if others := r.Sent - watch.Sent; others < 100 || r.OK-watch.OK != others {
+		t.Errorf("got %d of %d other calls ok, want that sessions go on", r.OK-watch.OK, others)
+	}
+}
+
+// TestLoadPlanRefusesStreams that make no sense.
+func TestLoadPlanRefusesStreams(t *testing.T) {
+	t.Parallel()
+	for stream, want := range map[string]string{
+		"wtch: {}":                     ":3: session.streams.wtch: there is no operation of that name",
+		"read: {}":                     ":3: session.streams.read: session.next has read too",
+		"watch: {share: 2}":            ":3: session.streams.watch.share: got 2, want at most 1",
+		"watch: {told: message.boddy}": ":3: session.streams.watch.told: messages.v1.Message has no field boddy",
+		"counts: {}":                   ":4: ops.counts.rpc: messages.v1.Messages/UnreadCounts: want a method that takes one message and answers by a stream",
+		"late: {}":                     ":4: ops.late: a stream is opened before there are values",
+	} {
+		name := writeScenario(t, "apiVersion: load/v1\nextends: messages-chat\nsession: {streams: {"+stream+"}}\nops: {"+map[string]string{
+			"counts: {}": "counts: {rpc: messages.v1.Messages/UnreadCounts}",
+			"late: {}":   "late: {rpc: messages.v1.Messages/Watch, request: {after: \"${thread}\"}}",
+		}[stream]+"}\n")
+		if code, _, stderr := start(t, "load", "plan", name).end(); code != exitUsage || !strings.Contains(stderr, name+want) {
+			t.Errorf("%s: got %d, %q, want %s", stream, code, stderr, want)
+		}
 	}
 }
 

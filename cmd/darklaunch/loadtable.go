@@ -17,7 +17,7 @@ import (
 func printResult(w io.Writer, what string, r *loadgen.Result) {
 	fmt.Fprintf(w, "%s\n\n", what)
 	printTimes(w, &r.Figures)
-	if len(r.Ops) > 1 {
+	if len(r.Ops) > 1 && r.Sent+r.Shed > 0 {
 		fmt.Fprintln(w)
 		printOps(w, r)
 	}
@@ -42,7 +42,10 @@ func printResult(w io.Writer, what string, r *loadgen.Result) {
 		fmt.Fprintf(t, ", late by p99 %s", people(r.Pacing.P99))
 	}
 	fmt.Fprintln(t)
-	if r.Interrupted {
+	switch {
+	case r.Interrupted && r.Duration == 0:
+		fmt.Fprintln(t, "interrupted\tin the warm-up, of which nothing is told")
+	case r.Interrupted:
 		fmt.Fprintln(t, "interrupted\tthis is what there was by then")
 	}
 	if r.Verdict != "" {

@@ -59,12 +59,52 @@ func Read(text, schema []byte) (*yaml.Node, error) {
 }
 
 // Decode puts what Read returned into the struct that into points at. Errors
-// are those of Parse, without the key.
+// are those of Parse, without the key unless they are from ErrorAt.
 func Decode(root *yaml.Node, into any) error {
-	if err := root.Decode(into); err != nil {
+	err := root.Decode(into)
+	if at, ok := errors.AsType[*nodeError](err); ok {
+		path, _ := pathTo(root, at.node)
+		_, key := Locate(root, path)
+		return fmt.Errorf("%d: %s: %w", at.node.Line, key, at.err)
+	}
+	if err != nil {
 		return yamlError(err)
 	}
 	return nil
+}
+
+// ErrorAt is what an Unmarshaler returns of a node that is wrong: Decode says
+// where it stands.
+func ErrorAt(node *yaml.Node, format string, args ...any) error {
+	return &nodeError{node, fmt.Errorf(format, args...)}
+}
+
+type nodeError struct {
+	node *yaml.Node
+	err  error
+}
+
+func (e *nodeError) Error() string { return fmt.Sprintf("line %d: %v", e.node.Line, e.err) }
+func (e *nodeError) Unwrap() error { return e.err }
+
+// pathTo is the path from node to the one that is sought.
+func pathTo(node, sought *yaml.Node) (path []string, ok bool) {
+	if node == sought {
+		return nil, true
+	}
+	for i, child := range node.Content {
+		step := strconv.Itoa(i)
+		if node.Kind == yaml.MappingNode {
+			if i%2 == 0 && child != sought {
+				continue
+			}
+			step = node.Content[i-i%2].Value
+		}
+		if rest, ok := pathTo(child, sought); ok {
+			return append([]string{step}, rest...), true
+		}
+	}
+	return nil, false
 }
 
 // yamlError puts the library's "yaml: line 3: …" as "3: …".

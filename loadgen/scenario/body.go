@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,6 +16,31 @@ const (
 	eachKey = "$each"
 	itemKey = "$item"
 )
+
+// stepError is an error of what stands at a step of a request.
+type stepError struct {
+	step string
+	err  error
+}
+
+func (e *stepError) Error() string { return e.err.Error() }
+func (e *stepError) Unwrap() error { return e.err }
+
+// at says that err, if any, is of what stands at a step.
+func at(step string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &stepError{step, err}
+}
+
+// below is the path of what err is of, which stands at path or below it.
+func below(path string, err error) string {
+	for e, ok := errors.AsType[*stepError](err); ok; e, ok = errors.AsType[*stepError](e.err) {
+		path += "." + e.step
+	}
+	return path
+}
 
 // part appends a part of a request.
 type part interface {
@@ -134,11 +160,11 @@ func (c *bodyCompiler) json(v any) (parts, error) {
 				if what, item, ok := splitEach(m); ok {
 					l, err := c.list(what)
 					if err != nil {
-						return nil, err
+						return nil, at(strconv.Itoa(i), err)
 					}
 					p, err := c.json(item)
 					if err != nil {
-						return nil, err
+						return nil, at(strconv.Itoa(i), err)
 					}
 					out = append(out, jsonEach{l, p, i > 0})
 					continue
@@ -149,7 +175,7 @@ func (c *bodyCompiler) json(v any) (parts, error) {
 			}
 			p, err := c.json(x)
 			if err != nil {
-				return nil, err
+				return nil, at(strconv.Itoa(i), err)
 			}
 			out = append(out, p...)
 		}
@@ -166,7 +192,7 @@ func (c *bodyCompiler) json(v any) (parts, error) {
 			add(strconv.Quote(key) + ":")
 			p, err := c.json(v[key])
 			if err != nil {
-				return nil, err
+				return nil, at(key, err)
 			}
 			out = append(out, p...)
 		}

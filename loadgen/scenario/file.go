@@ -11,7 +11,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"darklaunch/internal/strictyaml"
-	"darklaunch/loadgen"
 	"darklaunch/loadgen/arrival"
 	"darklaunch/loadgen/population"
 )
@@ -19,22 +18,22 @@ import (
 // file is a scenario as it is written. The schema has said already that keys are
 // known and values of the right type.
 type file struct {
-	APIVersion  string              `yaml:"apiVersion"`
-	Extends     string              `yaml:"extends"`
-	Name        string              `yaml:"name"`
-	Description string              `yaml:"description"`
-	Seed        uint64              `yaml:"seed"`
-	Target      target              `yaml:"target"`
-	Descriptors string              `yaml:"descriptors"`
-	Population  people              `yaml:"population"`
-	Arrivals    arrivals            `yaml:"arrivals"`
-	Session     *chain              `yaml:"session"`
-	Mix         map[string]float64  `yaml:"mix"`
-	Users       string              `yaml:"users"`
-	Content     *content            `yaml:"content"`
-	Headers     map[string]string   `yaml:"headers"`
-	Ops         map[string]*opFile  `yaml:"ops"`
-	Objectives  []loadgen.Objective `yaml:"objectives"`
+	APIVersion  string             `yaml:"apiVersion"`
+	Extends     string             `yaml:"extends"`
+	Name        string             `yaml:"name"`
+	Description string             `yaml:"description"`
+	Seed        uint64             `yaml:"seed"`
+	Target      target             `yaml:"target"`
+	Descriptors string             `yaml:"descriptors"`
+	Population  people             `yaml:"population"`
+	Arrivals    arrivals           `yaml:"arrivals"`
+	Session     *chain             `yaml:"session"`
+	Mix         map[string]float64 `yaml:"mix"`
+	Users       string             `yaml:"users"`
+	Content     *content           `yaml:"content"`
+	Headers     map[string]string  `yaml:"headers"`
+	Ops         map[string]*opFile `yaml:"ops"`
+	Objectives  []objective        `yaml:"objectives"`
 }
 
 type target struct {

@@ -27,7 +27,7 @@ func (c *bodyCompiler) message(d protoreflect.MessageDescriptor, fields map[stri
 			f = d.Fields().ByJSONName(name)
 		}
 		if f == nil {
-			return nil, fmt.Errorf("%s has no field %s", d.FullName(), name)
+			return nil, at(name, fmt.Errorf("%s has no field %s", d.FullName(), name))
 		}
 		if !dynamic(v) {
 			fixed[name] = v
@@ -35,7 +35,7 @@ func (c *bodyCompiler) message(d protoreflect.MessageDescriptor, fields map[stri
 		}
 		p, err := c.field(f, v)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, at(name, err)
 		}
 		out = append(out, p)
 	}
@@ -66,16 +66,17 @@ func (c *bodyCompiler) field(f protoreflect.FieldDescriptor, v any) (part, error
 		items = []any{v}
 	}
 	var out parts
-	for _, item := range items {
+	for i, item := range items {
+		step := strconv.Itoa(i)
 		if m, isMap := item.(map[string]any); isMap {
 			if what, item, ok := splitEach(m); ok {
 				l, err := c.list(what)
 				if err != nil {
-					return nil, err
+					return nil, at(step, err)
 				}
 				p, err := c.single(f, item)
 				if err != nil {
-					return nil, err
+					return nil, at(step, err)
 				}
 				out = append(out, each{l, p})
 				continue
@@ -83,7 +84,7 @@ func (c *bodyCompiler) field(f protoreflect.FieldDescriptor, v any) (part, error
 		}
 		p, err := c.single(f, item)
 		if err != nil {
-			return nil, err
+			return nil, at(step, err)
 		}
 		out = append(out, p)
 	}

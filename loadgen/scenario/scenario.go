@@ -22,6 +22,7 @@ package scenario
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -131,12 +132,15 @@ func Load(files fs.FS, name string, schema []byte) (*Scenario, error) {
 		return nil, err
 	}
 	f := &r.file
-	s := &Scenario{Name: f.Name, Description: f.Description, Seed: f.Seed, Objectives: f.Objectives, file: *f, vars: map[string]int{}, prefix: "u"}
+	s := &Scenario{Name: f.Name, Description: f.Description, Seed: f.Seed, file: *f, vars: map[string]int{}, prefix: "u"}
 	if s.Name == "" {
 		s.Name = strings.TrimSuffix(path.Base(name), path.Ext(name))
 	}
 	if f.Population.Prefix != nil {
 		s.prefix = *f.Population.Prefix
+	}
+	for _, o := range f.Objectives {
+		s.Objectives = append(s.Objectives, o.Objective)
 	}
 	s.digest = hex.EncodeToString(r.digest.Sum(nil)[:8])
 	for _, step := range []func(*reader) error{s.compileArrivals, s.compileContent, s.compileWalk, s.compileOps} {
@@ -265,7 +269,21 @@ func (s *Scenario) compileWalk(r *reader) error {
 		spec.Ops = append(spec.Ops, o)
 		s.ops = append(s.ops, op{transport: transport.Op{Name: name}, unused: of == nil})
 	}
+	named := func(name string) bool {
+		return slices.ContainsFunc(spec.Ops, func(o session.OpSpec) bool { return o.Name == name })
+	}
+	if !named(spec.Start) {
+		return r.errorf("session.start", "%q: want an operation of session.next", spec.Start)
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Weights)) {
+		if !named(name) && name != session.End {
+			return r.errorf("session.weights."+name, "want an operation of session.next, or %s", session.End)
+		}
+	}
 	chain, err := session.NewChain(spec)
+	if row, ok := errors.AsType[*session.OpError](err); ok {
+		return r.errorf("session.next."+row.Op, "%w", row.Err)
+	}
 	if err != nil {
 		return r.errorf("session", "%w", err)
 	}
@@ -452,18 +470,18 @@ func (s *Scenario) compileRPC(r *reader, o *op, f *opFile, c *bodyCompiler) erro
 	if err != nil {
 		return r.errorf(at+".rpc", "%w", err)
 	}
-	if o.held {
-		if err := s.compileHeld(r, o, f, method); err != nil {
-			return err
-		}
-	}
 	o.transport.Path, o.transport.ServerStream = "/"+strings.TrimPrefix(f.RPC, "/"), method.IsStreamingServer()
 	fields, ok := f.Request.(map[string]any)
 	if !ok && f.Request != nil {
 		return r.errorf(at+".request", "want the fields of %s", method.Input().FullName())
 	}
 	if o.body, err = c.message(method.Input(), fields); err != nil {
-		return r.errorf(at+".request", "%w", err)
+		return r.errorf(below(at+".request", err), "%w", err)
+	}
+	if o.held {
+		if err := s.compileHeld(r, o, f, method); err != nil {
+			return err
+		}
 	}
 	if !dynamic(f.Request) {
 		o.transport.Messages, o.body = [][]byte{o.body.append(nil, nil)}, nil
@@ -497,7 +515,7 @@ func (s *Scenario) compileHTTP(r *reader, o *op, f *opFile, c *bodyCompiler) err
 		}
 	case f.Request != nil:
 		if o.body, err = c.json(f.Request); err != nil {
-			return r.errorf(at+".request", "%w", err)
+			return r.errorf(below(at+".request", err), "%w", err)
 		}
 		if !dynamic(f.Request) {
 			o.transport.Body, o.body = o.body.append(nil, nil), nil

@@ -399,21 +399,23 @@ func TestErrorsNameFileLineAndKey(t *testing.T) {
 		{"hold: 50/s", "hold: fast", "main.yaml:9: arrivals.curve[1].hold: "},
 		{"hold: 50/s", "phase: measure", "main.yaml:9: arrivals.curve[1]: want one of hold, ramp, steps and diurnal"},
 		{"{for: 4s", "{phase: settle, for: 4s", "main.yaml:7: arrivals.curve: all of it is settle"},
-		{"think: 200ms", "think: {lognormal: {median: 0, sigma: 1}}", "main.yaml:12: log-normal of median 0"},
+		{"think: 200ms", "think: {lognormal: {median: 0, sigma: 1}}", "main.yaml:12: session.think: log-normal of median 0"},
 		{"think: 200ms", "think: {normal: {mean: 1}}", "main.yaml:12: session.think.normal: unknown key"},
-		{"view: 0.8, end: 0.2", "view: 0.8, end: 0.3", "main.yaml:10: session: "},
-		{"start: list", "start: lsit", "main.yaml:10: session: "},
-		{"view: 0.8, end", "veiw: 0.8, end", "main.yaml:10: session: "},
+		{"view: 0.8, end: 0.2", "view: 0.8, end: 0.3", "main.yaml:14: session.next.list: "},
+		{"start: list", "start: lsit", "main.yaml:11: session.start: \"lsit\": want an operation of session.next"},
+		{"view: 0.8, end", "veiw: 0.8, end", "main.yaml:14: session.next.list: next is \"veiw\": no such operation"},
+		{"think: 200ms", "think: 200ms\n  weights: {veiw: 2}", "main.yaml:13: session.weights.veiw: want an operation of session.next"},
 		{"unit: sessions", "unit: requests", "main.yaml:6: arrivals.unit: requests: want mix"},
 		{"buy: {end: 1}", "buy: {end: 1}\n    pay: {end: 1}", "main.yaml:17: session.next.pay: there is no operation of that name"},
 		{"  list: {path", "  lost: {path: /}\n  list: {path", "main.yaml:19: ops.lost: nothing leads to it"},
 		{"otherwise: list", "otherwise: nobody", "main.yaml:24: ops.buy.otherwise: there is no operation nobody"},
 		{"size(items) > 0", "size(itmes) > 0", "main.yaml:23: ops.buy.when: expression"},
 		{"size(items) > 0 && n % 2 == 0", "n + 1", "main.yaml:23: ops.buy.when: n + 1: want an expression that is true or false"},
-		{`"for ${user}"`, `"for ${usr}"`, "main.yaml:25: ops.buy.request: ${usr}: no field or variable"},
+		{`"for ${user}"`, `"for ${usr}"`, "main.yaml:25: ops.buy.request.note: ${usr}: no field or variable"},
+		{"request: {item: \"${item}\",", "request:\n      bad: [1, {x: \"${usr}\"}]\n      more: {item: \"${item}\",", "main.yaml:26: ops.buy.request.bad[1].x: ${usr}: no field"},
 		{`"for ${user}"`, `"for ${user"`, "want a } after ${"},
-		{`"for ${user}"`, `"${text}"`, "main.yaml:25: ops.buy.request: ${text}: want content"},
-		{"$each: items", "$each: itmes", "main.yaml:25: ops.buy.request: $each: itmes: want recipients or a variable"},
+		{`"for ${user}"`, `"${text}"`, "main.yaml:25: ops.buy.request.note: ${text}: want content"},
+		{"$each: items", "$each: itmes", "main.yaml:25: ops.buy.request.all[0]: $each: itmes: want recipients or a variable"},
 		{"{path: /items, save", "{path: items, save", "main.yaml:19: ops.list: "},
 		{"{path: /items, save", "{rpc: a.B/C, save", "main.yaml:19: ops.list: want path and no rpc"},
 		{"save: {items:", "save: {user:", "main.yaml:19: ops.list.save.user: user is a field"},
@@ -422,7 +424,7 @@ func TestErrorsNameFileLineAndKey(t *testing.T) {
 		{"name: shop", "extends: main.yaml", "main.yaml:2: extends: main.yaml: scenarios extend each other in a circle"},
 		{"name: shop", "descriptors: x\ntarget: [", "main.yaml:"},
 		{"users: 100", "users: 1", "main.yaml:4: population.users: got 1, want at least 2"},
-		{"headers: {", "objectives: ['p42<1s']\nheaders: {", "main.yaml:"},
+		{"headers: {", "objectives: ['p99<1s', 'p42<1s']\nheaders: {", "main.yaml:17: objectives[1]: objective \"p42<1s\": want"},
 	} {
 		text := strings.Replace(good, tc.old, tc.new, 1)
 		if text == good {
@@ -452,7 +454,7 @@ func TestExtends(t *testing.T) {
 		t.Errorf("got %s, %v, %v, %v: want the base with the changes", s.Name, cfg.Warmup, cfg.For, cfg.Rate)
 	}
 	for name, want := range map[string]string{
-		"session: {start: x}\n":        "main.yaml:3: session: ",
+		"session: {start: x}\n":        "main.yaml:3: session.start: ",
 		"ops: {buy: {path: nope}}\n":   "main.yaml:3: ops.buy: ",
 		"arrivals: {unit: requests}\n": "main.yaml:3: arrivals.unit: ",
 	} {

@@ -1,13 +1,14 @@
 package scenario
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"darklaunch/internal/strictyaml"
+	"darklaunch/loadgen"
 	"darklaunch/loadgen/population"
 )
 
@@ -38,14 +39,20 @@ func (q *quantity) UnmarshalYAML(n *yaml.Node) error {
 		*q = quantity(d.Seconds())
 		return nil
 	}
-	return lineErrorf(n, "%q: want a number, or one with a unit as 4s, 64KiB or 200/s", n.Value)
+	return strictyaml.ErrorAt(n, "%q: want a number, or one with a unit as 4s, 64KiB or 200/s", n.Value)
 }
 
 func (q quantity) duration() time.Duration { return time.Duration(float64(q) * float64(time.Second)) }
 
-// lineErrorf is an error that the YAML library passes on with its line.
-func lineErrorf(n *yaml.Node, format string, args ...any) error {
-	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: ", n.Line) + fmt.Sprintf(format, args...)}}
+// objective is one as the file writes it.
+type objective struct{ loadgen.Objective }
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (o *objective) UnmarshalYAML(n *yaml.Node) (err error) {
+	if o.Objective, err = loadgen.ParseObjective(n.Value); err != nil {
+		return strictyaml.ErrorAt(n, "%w", err)
+	}
+	return nil
 }
 
 // law is a distribution as the file writes it: a number, or a mapping of the
@@ -66,7 +73,7 @@ func (l *law) UnmarshalYAML(n *yaml.Node) error {
 		return nil
 	}
 	if n.Kind != yaml.MappingNode || len(n.Content) != 2 {
-		return lineErrorf(n, "want a number, or one law as {lognormal: {median: 4s, sigma: 1}}")
+		return strictyaml.ErrorAt(n, "want a number, or one law as {lognormal: {median: 4s, sigma: 1}}")
 	}
 	name, of := n.Content[0].Value, n.Content[1]
 	if name == "mixture" {
@@ -89,10 +96,10 @@ func (l *law) UnmarshalYAML(n *yaml.Node) error {
 	case "uniform":
 		l.Law = population.Table{Points: []population.Point{{Value: get("from"), Share: 0}, {Value: get("to"), Share: 1}}}
 	default:
-		return lineErrorf(n, "%s: want lognormal, pareto, exponential, geometric, uniform or mixture", name)
+		return strictyaml.ErrorAt(n, "%s: want lognormal, pareto, exponential, geometric, uniform or mixture", name)
 	}
 	if err := l.Check(); err != nil {
-		return lineErrorf(n, "%v", err)
+		return strictyaml.ErrorAt(n, "%v", err)
 	}
 	return nil
 }
@@ -110,7 +117,7 @@ func (l *law) mixture(n *yaml.Node) error {
 		m.Parts = append(m.Parts, population.Part{Weight: p.Weight, Law: p.Law.Law})
 	}
 	if l.Law = m; m.Check() != nil {
-		return lineErrorf(n, "%v", m.Check())
+		return strictyaml.ErrorAt(n, "%v", m.Check())
 	}
 	return nil
 }

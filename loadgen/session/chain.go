@@ -44,7 +44,16 @@ type Chain struct {
 	sums  [][]float64 // running sums of the rows
 }
 
-// NewChain makes a chain of a spec. It is an error if a name is missing, taken twice or
+// OpError says what is wrong with an operation and what may follow it.
+type OpError struct {
+	Op  string
+	Err error
+}
+
+func (e *OpError) Error() string { return fmt.Sprintf("operation %q: %v", e.Op, e.Err) }
+func (e *OpError) Unwrap() error { return e.Err }
+
+// NewChain makes a chain of a spec. What is wrong with one operation's row is an *OpError. It is an error if a name is missing, taken twice or
 // unknown; a probability or weight negative; a row's sum not 1; an operation out of reach
 // of the start; a think time without sense; or if, with the weights applied, there is an
 // operation from which no session ends.
@@ -74,7 +83,7 @@ func NewChain(s Spec) (*Chain, error) {
 	for _, op := range s.Ops {
 		row, err := op.row(index)
 		if err != nil {
-			return nil, fmt.Errorf("operation %q: %w", op.Name, err)
+			return nil, &OpError{op.Name, err}
 		}
 		if op.Think == nil {
 			op.Think = s.Think
