@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // notHere are README's commands that this test must not run, and why.
@@ -36,7 +37,10 @@ func TestREADMECommands(t *testing.T) {
 				cmd = exec.Command("make", append([]string{"--dry-run"}, strings.Fields(line)[1:]...)...)
 			}
 			cmd.Dir = clone
+			// A command that hangs fails here, and not with all tests beside it.
+			hung := time.AfterFunc(5*time.Minute, func() { cmd.Process.Kill() })
 			out, err := cmd.CombinedOutput()
+			hung.Stop()
 			if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == exitInconclusive && strings.Contains(string(out), "released calls late") {
 				t.Logf("%s: this machine is too busy: %s", line, out)
 				err = nil
