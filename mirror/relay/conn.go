@@ -92,7 +92,9 @@ type Info struct {
 
 // Observer takes a copy of what a connection carries. Its calls come one at a
 // time, from the goroutine that relays, and must not block. Causes come before
-// effects: what a side sends in answer to a chunk is handed in after the chunk.
+// effects: what a side sends in answer to a chunk is handed in after the chunk,
+// and what live sends is handed in before the client gets it, so that what the
+// client then does on another connection comes later, too.
 // An Observer that panics is not called again.
 type Observer interface {
 	// Chunk takes bytes that side sent and the relay read at at. p is only lent.

@@ -123,6 +123,12 @@ func (p *pool) of(n name) []*backend {
 	})
 }
 
+func (p *pool) has(addr netip.AddrPort) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.backends, func(b *backend) bool { return b.addr == addr })
+}
+
 func lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a.Unmap()}, nil

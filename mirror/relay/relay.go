@@ -14,8 +14,8 @@
 // goroutine nor a buffer. Everything else, and every front with TLS on either
 // side, is relayed by two goroutines a connection. Both keep the same promises
 // but one: while live takes no more bytes, the goroutines notice a reset of the
-// client only when live reads on or ends. Loops want spare Ps: run with
-// GOMAXPROCS of at least Loops+2.
+// client only when live reads on or ends. A loop that waits in epoll_wait keeps
+// its P for a while: give the program a GOMAXPROCS of at least Loops+1.
 //
 // # What a byte relay can't do
 //
@@ -82,8 +82,8 @@ type Config struct {
 	// DialTimeout bounds one attempt to connect to one address of live, its TLS
 	// handshake included. Zero means 3s.
 	DialTimeout time.Duration
-	// HandshakeTimeout bounds the client's PROXY header, and its TLS handshake
-	// less what dialling live takes of it. Zero means 10s.
+	// HandshakeTimeout bounds the client's PROXY header and TLS handshake
+	// together, within which live is dialled. Zero means 10s.
 	HandshakeTimeout time.Duration
 	// IdleTimeout ends a connection on which no bytes passed for so long. Zero
 	// means never: that is live's decision.
@@ -171,6 +171,11 @@ func New(cfg Config) (*Relay, error) {
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Listen, err)
 	}
 	r.addr, r.heir = ln.Addr(), heir
+	if r.live.has(unmapped(r.addr.(*net.TCPAddr))) {
+		ln.Close()
+		heir.close()
+		return nil, fmt.Errorf("live %s is where this relay listens: it would relay to itself without end", r.addr)
+	}
 	if r.tls == nil && !cfg.Portable {
 		if r.driver, err = newLoops(r, ln); err == nil {
 			return r, nil

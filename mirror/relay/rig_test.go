@@ -53,7 +53,8 @@ func eachWay(t *testing.T, test func(*testing.T, variant)) {
 	eachWayAlone(t, test)
 }
 
-// eachWayAlone is eachWay for tests that look at the whole process.
+// eachWayAlone is eachWay for tests that look at the whole process, or keep all
+// CPUs busy.
 func eachWayAlone(t *testing.T, test func(*testing.T, variant)) {
 	all := []variant{{name: "goroutines", portable: true}, {name: "tls", tls: true}}
 	if runtime.GOOS == "linux" {
@@ -362,8 +363,8 @@ func (o *recorder) got(side Side) []byte {
 	return bytes.Clone(o.bytes[side].Bytes())
 }
 
-// await waits until side has sent want: loops hand bytes in after they have
-// passed them on.
+// await waits until side has sent want: loops hand in what a client sends after
+// they have passed it on.
 func (o *recorder) await(t *testing.T, side Side, want string) {
 	t.Helper()
 	until(t, func() bool { return string(o.got(side)) == want }, func() {

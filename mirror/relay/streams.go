@@ -59,10 +59,15 @@ func (d *streams) start() {
 func (d *streams) accept() {
 	defer close(d.accepted)
 	defer d.ln.Close()
+	var last time.Time // when to stop though more come
 	for {
 		if d.stopping.Load() {
+			now := time.Now()
+			if last.IsZero() {
+				last = now.Add(emptyWithin)
+			}
 			// Accept looks into the queue only before its deadline.
-			_ = d.ln.(*net.TCPListener).SetDeadline(time.Now().Add(emptyFor))
+			_ = d.ln.(*net.TCPListener).SetDeadline(earlier(now.Add(emptyFor), last))
 		}
 		c, err := d.ln.Accept()
 		switch {
@@ -78,8 +83,19 @@ func (d *streams) accept() {
 	}
 }
 
-// emptyFor is how long no connection must have come for the queue to be empty.
-const emptyFor = 20 * time.Millisecond
+const (
+	// emptyFor is how long no connection must have come for the queue to be empty.
+	emptyFor = 20 * time.Millisecond
+	// emptyWithin ends the emptying where connections never cease to come.
+	emptyWithin = 500 * time.Millisecond
+)
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
 
 // emptied reports whether the time-out of an accept was that of emptyFor, and
 // not the one by which stopAccepting interrupts.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -305,5 +306,20 @@ func TestBadConfig(t *testing.T) {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+// TestItself: a relay that is its own live would open connections without end.
+func TestItself(t *testing.T) {
+	first, err := New(Config{Listen: "127.0.0.1:0", Live: []string{"127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := first.Addr().String()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = first.Run(ctx) // and the address is free
+	if _, err := New(Config{Listen: addr, Live: []string{addr}}); err == nil || !strings.Contains(err.Error(), "itself") {
+		t.Errorf("got %v, want a refusal", err)
 	}
 }
