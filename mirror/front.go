@@ -202,7 +202,7 @@ func (f *fields) Field(name string, n int) (string, bool) {
 		return text(v), ok
 	}
 	for k, v := range list.All() {
-		if !equalLower(k, name) {
+		if !observe.EqualName(k, name) {
 			continue
 		}
 		if n == 0 {
@@ -211,22 +211,6 @@ func (f *fields) Field(name string, n int) (string, bool) {
 		n--
 	}
 	return "", false
-}
-
-// equalLower reports whether b, a field name, is lower in lower case.
-func equalLower(b []byte, lower string) bool {
-	if len(b) != len(lower) {
-		return false
-	}
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // connection observes one client connection. The relay calls it from one

@@ -100,7 +100,7 @@ func (f *Fields) All() iter.Seq2[[]byte, []byte] {
 // HTTP/2 clients split Cookie (RFC 9113 §8.2.3): All yields each.
 func (f *Fields) Get(name string) ([]byte, bool) {
 	for _, e := range f.list {
-		if foldEqual(f.text[e.name.from:e.name.to], name) {
+		if EqualName(f.text[e.name.from:e.name.to], name) {
 			return f.cut(e.value), true
 		}
 	}
@@ -118,9 +118,9 @@ func (f *Fields) put(s string) span {
 	return span{from, from + uint32(len(s))}
 }
 
-// foldEqual reports whether b in lower case is lower. ASCII only, as field
+// EqualName reports whether b, a field name, is lower in lower case. ASCII only, as field
 // names are (RFC 9110 §5.1).
-func foldEqual(b []byte, lower string) bool {
+func EqualName(b []byte, lower string) bool {
 	if len(b) != len(lower) {
 		return false
 	}
@@ -189,7 +189,7 @@ func (x *Exchange) GRPC() bool {
 	}
 	v, _ := x.Request.Header.Get("content-type")
 	const prefix = "application/grpc"
-	if len(v) < len(prefix) || !foldEqual(v[:len(prefix)], prefix) {
+	if len(v) < len(prefix) || !EqualName(v[:len(prefix)], prefix) {
 		return false
 	}
 	return len(v) == len(prefix) || v[len(prefix)] == '+' || v[len(prefix)] == ';'

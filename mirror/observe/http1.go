@@ -253,7 +253,7 @@ func (c *Conn) requestLine(h *half, s span) bool {
 	case string(method) == "CONNECT":
 		c.breaks(Client, Tunnel)
 		return false
-	case foldEqual(method, "head") || foldEqual(method, "connect"):
+	case EqualName(method, "head") || EqualName(method, "connect"):
 		if c.breaks(Client, StartLine) {
 			return false
 		}
@@ -275,7 +275,7 @@ func (c *Conn) requestLine(h *half, s span) bool {
 // absoluteForm reads a target of RFC 9112 §3.2.2.
 func (c *Conn) absoluteForm(h *half, target []byte) bool {
 	scheme, rest, ok := bytes.Cut(target, []byte("://"))
-	if !ok || !foldEqual(scheme, "http") && !foldEqual(scheme, "https") {
+	if !ok || !EqualName(scheme, "http") && !EqualName(scheme, "https") {
 		return false
 	}
 	authority := rest
@@ -367,7 +367,7 @@ func (c *Conn) field1(side Side, h *half, f *Fields, s span) bool {
 func (h *framing) interpret(side Side, inTrailer bool, name, v []byte, at span) Rule {
 	switch len(name) { // most fields are none of ours: tell by length
 	case 4:
-		if !foldEqual(name, "host") {
+		if !EqualName(name, "host") {
 			return 0
 		}
 		h.hosts++
@@ -379,28 +379,28 @@ func (h *framing) interpret(side Side, inTrailer bool, name, v []byte, at span) 
 			return Host
 		}
 	case 6:
-		if foldEqual(name, "expect") && side == Client {
+		if EqualName(name, "expect") && side == Client {
 			h.expects = true
-			if !foldEqual(v, "100-continue") {
+			if !EqualName(v, "100-continue") {
 				return Expect
 			}
 		}
 	case 7:
-		if foldEqual(name, "upgrade") {
+		if EqualName(name, "upgrade") {
 			h.upgrades = true
 		}
-		if foldEqual(name, "trailer") && inTrailer {
+		if EqualName(name, "trailer") && inTrailer {
 			return TrailerField
 		}
 	case 10:
-		if foldEqual(name, "connection") {
+		if EqualName(name, "connection") {
 			return h.connection(v)
 		}
 	case 14:
 		switch {
-		case foldEqual(name, "content_length"):
+		case EqualName(name, "content_length"):
 			return Lookalike
-		case !foldEqual(name, "content-length"):
+		case !EqualName(name, "content-length"):
 			return 0
 		case inTrailer:
 			return TrailerField
@@ -412,13 +412,13 @@ func (h *framing) interpret(side Side, inTrailer bool, name, v []byte, at span) 
 		h.length = n
 	case 17:
 		switch {
-		case foldEqual(name, "transfer_encoding"):
+		case EqualName(name, "transfer_encoding"):
 			return Lookalike
-		case !foldEqual(name, "transfer-encoding"):
+		case !EqualName(name, "transfer-encoding"):
 			return 0
 		case inTrailer:
 			return TrailerField
-		case h.chunked || !foldEqual(v, "chunked"):
+		case h.chunked || !EqualName(v, "chunked"):
 			return TransferEncoding
 		}
 		h.chunked = true
@@ -439,11 +439,11 @@ func (h *framing) connection(v []byte) Rule {
 		}
 		option = bytes.Trim(option, " \t")
 		switch {
-		case foldEqual(option, "close"):
+		case EqualName(option, "close"):
 			h.close = true
-		case foldEqual(option, "keep-alive"):
+		case EqualName(option, "keep-alive"):
 			h.keepAlive = true
-		case foldEqual(option, "content-length"), foldEqual(option, "transfer-encoding"), foldEqual(option, "host"):
+		case EqualName(option, "content-length"), EqualName(option, "transfer-encoding"), EqualName(option, "host"):
 			return ConnectionOption
 		}
 	}

@@ -822,7 +822,7 @@ func (l *fieldList) interpret(name string, value []byte, at span) Rule {
 	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade":
 		return H2ConnectionField
 	case "te":
-		if !foldEqual(value, "trailers") {
+		if !EqualName(value, "trailers") {
 			return H2ConnectionField
 		}
 	case "host":
@@ -871,8 +871,8 @@ func (l *fieldList) request(x *Exchange) Rule {
 		return l.rule
 	case l.seen&needed != needed || l.seen&(1<<pStatus) != 0:
 		return H2Pseudo
-	case !isToken(method) || foldEqual(method, "connect") || !x.headOnly && foldEqual(method, "head"),
-		!foldEqual(x.Scheme(), "http") && !foldEqual(x.Scheme(), "https"),
+	case !isToken(method) || EqualName(method, "connect") || !x.headOnly && EqualName(method, "head"),
+		!EqualName(x.Scheme(), "http") && !EqualName(x.Scheme(), "https"),
 		!validPath(path) && !(string(path) == "*" && string(method) == "OPTIONS"):
 		return H2Target
 	case !validHost(authority),

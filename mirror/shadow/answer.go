@@ -220,27 +220,11 @@ func (f *Fields) All() iter.Seq2[[]byte, []byte] {
 // lower case, and whether there is one.
 func (f *Fields) Get(name string) ([]byte, bool) {
 	for _, s := range f.list {
-		if n, value := f.field(s); equalLower(n, name) {
+		if n, value := f.field(s); observe.EqualName(n, name) {
 			return value, true
 		}
 	}
 	return nil, false
-}
-
-// equalLower reports whether b in lower case is lower.
-func equalLower(b []byte, lower string) bool {
-	if len(b) != len(lower) {
-		return false
-	}
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // Outcome is what became of one copy on one role. It is reused: Release it.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"darklaunch/mirror/observe"
 )
 
 // conn1 is a connection that speaks HTTP/1.1, one call at a time.
@@ -462,12 +464,12 @@ func framing(f *Fields) (length int64, chunked bool, err error) {
 	length = -1
 	for name, value := range f.All() {
 		switch {
-		case equalLower(name, "transfer-encoding"):
-			if chunked || !equalLower(value, "chunked") {
+		case observe.EqualName(name, "transfer-encoding"):
+			if chunked || !observe.EqualName(value, "chunked") {
 				return 0, false, fmt.Errorf("%w: transfer-encoding other than chunked", ErrProtocol)
 			}
 			chunked = true
-		case equalLower(name, "content-length"):
+		case observe.EqualName(name, "content-length"):
 			n, ok := contentLength(string(value))
 			if !ok || length >= 0 {
 				return 0, false, fmt.Errorf("%w: content-length", ErrProtocol)
