@@ -61,8 +61,10 @@ func (c *conn) cut() {
 
 // run connects to the target and forwards until c comes down.
 func (c *conn) run(client *net.TCPConn) {
+	// Only Close gives a connect up: the target may have accepted already, and
+	// then has to see the same end as the client.
 	var dialer net.Dialer
-	target, err := dialer.DialContext(c.ctx, "tcp", c.proxy.target)
+	target, err := dialer.DialContext(c.proxy.ctx, "tcp", c.proxy.target)
 	if err != nil {
 		if c.ctx.Err() == nil {
 			c.proxy.counts.add(Unreachable)
