@@ -50,6 +50,7 @@ type Body struct {
 	Messages int64
 	Lengths  []GRPCMessage
 
+	spare  []byte // memory of another's Bytes, which is not charged
 	hasher *xxh3.Hasher
 	prefix [5]byte // of a gRPC message, as far as it has come
 	have   uint8   // bytes of prefix
@@ -72,8 +73,9 @@ const (
 	lengthSize  = int(unsafe.Sizeof(GRPCMessage{}))
 )
 
-// moved forgets what a copy of b now owns.
-func (b *Body) moved() { b.Bytes, b.Lengths = nil, nil }
+// small is the content up to which a body is copied rather than moved, and up to
+// which its memory is used again, in bytes.
+const small = 4 << 10
 
 // write takes the next bytes of a body. expect is how many the message says
 // are still to come, p included, or negative; last says that p ends the body.
@@ -147,11 +149,19 @@ func (b *Body) keep(o *Observer, p []byte, expect int64) int {
 			size = int(all)
 		}
 		size = min(max(size, need), o.maxBody)
-		if !reserve(o.account, size) {
+		fresh := b.spare
+		b.spare = nil
+		if size > cap(fresh) {
+			fresh = nil
+		}
+		if !reserve(o.account, max(size, cap(fresh))) {
 			return 0
 		}
+		if fresh == nil {
+			fresh = make([]byte, 0, size)
+		}
 		old := b.Bytes
-		b.Bytes = append(make([]byte, 0, size), old...)
+		b.Bytes = append(fresh, old...)
 		if o.account != nil {
 			o.account.Release(cap(old))
 		}

@@ -652,11 +652,11 @@ func TestGRPC(t *testing.T) {
 	} {
 		x := &Exchange{Protocol: HTTP2}
 		x.Request.Header.add("content-type", contentType)
-		if got := x.GRPC(); got != want {
+		if got := x.readGRPC(); got != want {
 			t.Errorf("%q: got %v, want %v", contentType, got, want)
 		}
 		x.Protocol = HTTP1
-		if x.GRPC() {
+		if x.readGRPC() {
 			t.Errorf("%q: gRPC over HTTP/1", contentType)
 		}
 	}
