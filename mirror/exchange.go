@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"sync"
 	"time"
 
 	"darklaunch/mirror/lanes"
@@ -50,7 +49,8 @@ func (c *connection) Request(x *observe.Exchange) observe.Mode {
 		x.Tag = &r.passing[b2i(d.Author.Sampled)]
 		return observe.Ignore
 	}
-	t := &candidate{passing: r.passing[b2i(d.Author.Sampled)], decision: d, final: final, marked: marked, unsafe: unsafe, id: c.exchange.ID}
+	t := c.newCandidate()
+	*t = candidate{passing: r.passing[b2i(d.Author.Sampled)], decision: d, final: final, marked: marked, unsafe: unsafe, id: c.exchange.ID}
 	x.Tag = t
 	if !final {
 		return observe.Keep
@@ -61,6 +61,16 @@ func (c *connection) Request(x *observe.Exchange) observe.Mode {
 		return observe.Ignore
 	}
 	return observe.Keep
+}
+
+func (c *connection) newCandidate() *candidate {
+	n := len(c.spare)
+	if n == 0 {
+		return new(candidate)
+	}
+	t := c.spare[n-1]
+	c.spare = c.spare[:n-1]
+	return t
 }
 
 // settle lets go of keys, which lie in the exchange's memory.
@@ -129,6 +139,7 @@ func (c *connection) Done(x *observe.Exchange) {
 		c.decide(x, t)
 		c.m.count(x, &t.passing)
 		c.judge(x, t)
+		c.spare = append(c.spare, t)
 	default: // malformed, and its request was never told
 	}
 }
@@ -154,7 +165,8 @@ func (c *connection) decide(x *observe.Exchange, t *candidate) {
 
 // judge says what becomes of an exchange that live has ended.
 func (c *connection) judge(x *observe.Exchange, t *candidate) {
-	p := &pending{route: t.route, front: c.f}
+	p := c.m.pendings.Get().(*pending)
+	p.route, p.front = t.route, c.f
 	p.copy.Users = t.users(p.one[:0])
 	c.meet(p.copy.Users)
 	live := effect(x)
@@ -174,6 +186,7 @@ func (c *connection) judge(x *observe.Exchange, t *candidate) {
 		}
 	}
 	if t.marked || !t.decision.Admitted || unread(x) {
+		p.recycle()
 		return
 	}
 	p.copy.Author, p.copy.Unsafe, p.copy.Live = t.decision.Author.Admitted && !t.nobody, t.unsafe, live
@@ -250,11 +263,44 @@ type pending struct {
 	author uint64
 	pair   pairs.Pair
 
-	build      sync.Once
+	legs [lanes.NumRoles]leg
+
+	// What is sent, once a leg is due.
+	built      bool
 	unassigned bool // the role decides something that live decided otherwise
 	calls      [1]shadow.Call
 	sent       shadow.Copy
+
+	release func() // end, made once
 }
+
+func newPending() any {
+	p := new(pending)
+	p.release = p.end
+	return p
+}
+
+// end is lanes.Copy.Release.
+func (p *pending) end() {
+	if p.x != nil {
+		p.front.m.pairs.End(&p.pair)
+		p.x.Release()
+	}
+	p.recycle()
+}
+
+// recycle gives p back, of which nobody knows any more.
+func (p *pending) recycle() {
+	pool, call := &p.front.m.pendings, p.calls[0]
+	*p = pending{release: p.release}
+	if cap(call.Header)+cap(call.Trailer) <= spareFields {
+		p.calls[0].Header, p.calls[0].Trailer = call.Header[:0], call.Trailer[:0]
+	}
+	pool.Put(p)
+}
+
+// spareFields is how many fields a pending in the pool has room for at most.
+const spareFields = 64
 
 // offer hands a copy to the lanes.
 func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) {
@@ -268,10 +314,6 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) {
 			p.copy.Bytes = int64(p.x.Held())
 			p.sent.ID, p.sent.Key = newID(), p.author
 			p.pair = pairs.Pair{Route: p.route.stats.pairs, ID: p.sent.ID, Key: p.author, Unsafe: p.copy.Unsafe, Live: p.x}
-			p.copy.Release = func() {
-				m.pairs.End(&p.pair)
-				p.x.Release()
-			}
 		}
 	}
 	for r, b := range p.front.backends {
@@ -284,9 +326,12 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) {
 		}
 	}
 	p.pair.Roles = p.copy.Roles
-	p.copy.Payload = p
-	if !m.lanes.Offer(&p.copy) && p.x != nil {
-		p.x.Release()
+	p.copy.Payload, p.copy.Release = p, p.release
+	if !m.lanes.Offer(&p.copy) {
+		if p.x != nil {
+			p.x.Release()
+		}
+		p.recycle()
 	}
 }
 
@@ -313,15 +358,17 @@ func (m *Mirror) whyNot(x *observe.Exchange, unkept lanes.Reason) lanes.Reason {
 
 // call returns the copy as a backend takes it.
 func (p *pending) call() *shadow.Copy {
-	p.build.Do(func() {
-		p.calls[0].Observed(p.x, p.route.name)
-		p.sent.Calls = p.calls[:]
-		if !p.copy.Unsafe {
-			return // live decided nothing
-		}
-		for _, a := range p.front.assign {
-			p.unassigned = !a.Apply(p.x, &p.calls[0]) || p.unassigned
-		}
-	})
+	if p.built {
+		return &p.sent
+	}
+	p.built = true
+	p.calls[0].Observed(p.x, p.route.name)
+	p.sent.Calls = p.calls[:]
+	if !p.copy.Unsafe {
+		return &p.sent // live decided nothing
+	}
+	for _, a := range p.front.assign {
+		p.unassigned = !a.Apply(p.x, &p.calls[0]) || p.unassigned
+	}
 	return &p.sent
 }

@@ -49,6 +49,8 @@ type Mirror struct {
 	early    *sample.Sampler // decides by the header what later keys may still change
 	share    atomic.Pointer[sample.Share]
 	lanes    *lanes.Lanes
+	loop     *shadow.Loop    // sends copies
+	second   *leg            // the other role of what the loop took last
 	shadow   *shadow.Backend // nil without one
 	fronts   []*front
 	pairs    *pairs.Pairs
@@ -57,8 +59,8 @@ type Mirror struct {
 	learner  learner
 	account  *account      // of what live's exchanges hold
 	answers  *account      // of what roles' do
+	pendings sync.Pool     // of *pending
 	ids      atomic.Uint64 // of exchanges, for sample.MissingRandom
-	second   chan leg      // the other role of departures for two
 	unsafe   bool          // some route copies what may change state
 
 	switches switches
@@ -84,7 +86,7 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	m.share.Store(&sample.Share{Sample: cfg.Sample, Admit: cfg.Admit})
 	m.observer = observe.New(observe.Config{MaxBody: cfg.MaxBody, Account: m.account})
 	m.metrics = newMetrics(reg)
-	m.second = make(chan leg)
+	m.pendings.New = newPending
 	m.sending.Store(true)
 	m.switches.m = m
 
@@ -120,7 +122,6 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 			// Calls that the lanes wait for no longer may still be under way.
 			MaxCalls: 2 * m.cfg.InFlight,
 			KeepBody: keepAnswer, Account: m.answers, Metrics: metrics,
-			Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
 		})
 	}
 	if m.shadow, err = backend("shadow", m.cfg.Shadow); err != nil {
@@ -138,6 +139,10 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 		}
 		m.fronts = append(m.fronts, f)
 	}
+	m.loop = shadow.NewLoop(shadow.LoopConfig{
+		Next:     m.next,
+		Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
+	}, m.backends()...)
 	return nil
 }
 
@@ -148,6 +153,7 @@ func (m *Mirror) openLanes() (err error) {
 		InFlight: m.cfg.InFlight, MaxBytes: int64(m.cfg.PendingBytes), MaxAge: m.cfg.MaxAge,
 		// The backend gives up first, and looks at the time in steps.
 		Timeout: m.cfg.ShadowTimeout + m.cfg.ShadowTimeout/10,
+		Due:     m.loop.Wake,
 	})
 	return err
 }
@@ -193,7 +199,7 @@ func (m *Mirror) loops() int { return max(1, (runtime.NumCPU()-1)/len(m.fronts))
 
 // Loops is how many goroutines sit in epoll: GOMAXPROCS should exceed it by
 // two, so that everything else finds a P at once.
-func (m *Mirror) Loops() int { return m.loops() * len(m.fronts) }
+func (m *Mirror) Loops() int { return m.loops()*len(m.fronts) + 1 }
 
 // Listener is a front that accepts.
 type Listener struct {
@@ -262,16 +268,13 @@ func (m *Mirror) Run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var helpers sync.WaitGroup
-	for _, b := range m.backends() {
-		m.keep(background, &helpers, "backend", b.Run)
-	}
+	m.keep(background, &helpers, "sender", m.loop.Run)
 	m.keep(background, &helpers, "lanes", m.lanes.Run)
 	m.keep(background, &helpers, "switches", m.switches.watch)
 	if m.cfg.Switchback > 0 {
 		m.keep(background, &helpers, "switchback", m.switchback)
 	}
 	m.keep(background, &helpers, "pairs", m.pairs.Run)
-	m.startSenders(background, &helpers)
 
 	var relays sync.WaitGroup
 	for _, f := range m.fronts {

@@ -269,3 +269,11 @@ func (o *Outcome) next(l *limits) *Answer {
 	o.Answers = append(o.Answers, a)
 	return a
 }
+
+// unnext takes back the last one, of a call that was not made.
+func (o *Outcome) unnext() {
+	n := len(o.Answers) - 1
+	o.Answers[n].release()
+	o.free = append(o.free, o.Answers[n])
+	o.Answers = o.Answers[:n]
+}
