@@ -31,7 +31,7 @@ test: setup check ## everything, the real servers too
 
 .PHONY: bench
 bench: setup ## side by side with peers, writes bench/RESULTS.md; an hour and a half on two idle cores
-	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/mirror
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 45m ./bench/mirror
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/load
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
 
