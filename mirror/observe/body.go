@@ -77,6 +77,9 @@ const (
 // which its memory is used again, in bytes.
 const small = 4 << 10
 
+// large is the size up to which the memory of others is pooled, in bytes.
+const large = 128 << 10
+
 // write takes the next bytes of a body. expect is how many the message says
 // are still to come, p included, or negative; last says that p ends the body.
 func (b *Body) write(c *Conn, p []byte, expect int64, last bool) {
@@ -149,16 +152,9 @@ func (b *Body) keep(o *Observer, p []byte, expect int64) int {
 			size = int(all)
 		}
 		size = min(max(size, need), o.maxBody)
-		fresh := b.spare
-		b.spare = nil
-		if size > cap(fresh) {
-			fresh = nil
-		}
-		if !reserve(o.account, max(size, cap(fresh))) {
+		fresh := b.fresh(o, size)
+		if !reserve(o.account, cap(fresh)) {
 			return 0
-		}
-		if fresh == nil {
-			fresh = make([]byte, 0, size)
 		}
 		old := b.Bytes
 		b.Bytes = append(fresh, old...)
@@ -168,6 +164,29 @@ func (b *Body) keep(o *Observer, p []byte, expect int64) int {
 	}
 	b.Bytes = append(b.Bytes, p[:n]...)
 	return n
+}
+
+// fresh returns empty memory of at least size bytes, and of less than twice as
+// many unless that is little.
+func (b *Body) fresh(o *Observer, size int) []byte {
+	if p := b.spare; size <= cap(p) {
+		b.spare = nil
+		return p
+	}
+	if size > small && size <= large {
+		if p, ok := o.large.Get().(*[]byte); ok && size <= cap(*p) && cap(*p) < 2*size {
+			return *p
+		}
+	}
+	return make([]byte, 0, size)
+}
+
+// reuse takes back memory that nobody uses any more.
+func (o *Observer) reuse(p []byte) {
+	if cap(p) > small && cap(p) <= large {
+		p = p[:0]
+		o.large.Put(&p)
+	}
 }
 
 // scan follows the length-prefixed messages of gRPC over HTTP/2: a byte that

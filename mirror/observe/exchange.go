@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"iter"
 	"slices"
-	"sync"
 	"time"
 	"unsafe"
 )
@@ -52,7 +51,7 @@ type Exchange struct {
 	prev, next *Exchange // in Conn's list of open exchanges
 
 	// Of one made by Take: where it goes back to, and what its slices lie in.
-	home   *sync.Pool
+	home   *Observer
 	memory backing
 }
 
@@ -292,11 +291,11 @@ func (x *Exchange) Take() (*Exchange, bool) {
 			content += len(b.Bytes)
 		}
 	}
-	own := x.home.Get().(*Exchange)
+	own := x.home.taken.Get().(*Exchange)
 	memory := backing{slices.Grow(own.memory.text[:0], text+content), slices.Grow(own.memory.fields[:0], fields), slices.Grow(own.memory.lengths[:0], lengths)}
 	size := exchangeSize + memory.size()
 	if !reserve(x.account, size) {
-		x.home.Put(own)
+		x.home.taken.Put(own)
 		return nil, false
 	}
 	*own = *x
@@ -350,11 +349,14 @@ func (x *Exchange) Release() {
 		x.account.Release(x.Held())
 	}
 	home, memory := x.home, x.memory
+	for _, b := range x.bodies() {
+		home.reuse(b.Bytes)
+	}
 	*x = Exchange{}
 	if memory.size() <= spare {
 		x.memory = memory
 	}
-	home.Put(x)
+	home.taken.Put(x)
 }
 
 const (

@@ -161,6 +161,7 @@ type Observer struct {
 	account          Account
 	exchanges, taken sync.Pool // of *Exchange; those made by Take hold more
 	hashers          sync.Pool // of *xxh3.Hasher
+	large            sync.Pool // of *[]byte, for bodies
 
 	waived Rule // tests plant a fault: a rule that is not enforced
 }
@@ -347,7 +348,7 @@ func (c *Conn) free() {
 func (c *Conn) open(p Protocol, now time.Time) *Exchange {
 	x := c.o.exchanges.Get().(*Exchange)
 	c.seq++
-	x.Protocol, x.Seq, x.account, x.home = p, c.seq, c.o.account, &c.o.taken
+	x.Protocol, x.Seq, x.account, x.home = p, c.seq, c.o.account, c.o
 	x.Request.First = now
 	if c.last == nil {
 		c.first = x
@@ -443,6 +444,8 @@ func (c *Conn) drop(b *Body) {
 	}
 	if 0 < cap(b.Bytes) && cap(b.Bytes) <= small {
 		b.spare = b.Bytes[:0]
+	} else {
+		c.o.reuse(b.Bytes)
 	}
 	b.Bytes = nil
 }
