@@ -31,6 +31,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -121,6 +122,8 @@ type Lanes struct {
 // inbox holds copies that were offered and that the core has not seen. Its lock
 // is held for no longer than an append, but while the share is changed.
 type inbox struct {
+	some atomic.Bool // false: list is empty
+
 	mu    sync.Mutex
 	admit int32 // the core's
 	list  []*Copy
@@ -211,9 +214,13 @@ func (l *Lanes) runCore(f func(c *core, now int64)) (freed *Copy, due bool) {
 // takeIn offers the core what has come in; mu is held.
 func (l *Lanes) takeIn(now int64) {
 	in := &l.inbox
+	if !in.some.Load() {
+		return
+	}
 	in.mu.Lock()
 	list := in.list
 	in.list, in.spare = in.spare, nil
+	in.some.Store(false)
 	in.mu.Unlock()
 	for i, cp := range list {
 		l.core.offer(cp, now)
@@ -234,6 +241,7 @@ func (l *Lanes) Offer(cp *Copy) bool {
 	taken := cp.offerable(in.admit)
 	if taken {
 		in.list = append(in.list, cp)
+		in.some.Store(true)
 	}
 	full := len(in.list) >= maxInbox
 	in.mu.Unlock()

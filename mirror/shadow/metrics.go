@@ -73,21 +73,20 @@ func (m *Metrics) role(b *Backend) *roleMetrics {
 	m.breakers.mu.Lock()
 	defer m.breakers.mu.Unlock()
 	m.breakers.all = append(m.breakers.all, b)
-	return &roleMetrics{metrics: m, role: b.cfg.Role, routes: map[string]*routeMetrics{}}
+	return &roleMetrics{m, b.cfg.Role, map[string]*routeMetrics{}}
 }
 
 // roleMetrics spares the look-up by labels, which would cost more than counting.
+// It belongs to the goroutine of the loop.
 type roleMetrics struct {
 	metrics *Metrics
 	role    string
-
-	mu     sync.RWMutex
-	routes map[string]*routeMetrics
+	routes  map[string]*routeMetrics
 }
 
 type routeMetrics struct {
 	duration prometheus.Observer
-	codes    map[int]prometheus.Counter // guarded by roleMetrics.mu
+	codes    map[int]prometheus.Counter
 }
 
 // Codes that are no status.
@@ -131,34 +130,19 @@ func (rm *roleMetrics) done(route string, a *Answer) {
 	if rm == nil {
 		return
 	}
-	code := a.code()
-	duration, requests := rm.find(route, code)
-	if requests == nil {
-		duration, requests = rm.add(route, code)
-	}
-	requests.Inc()
-	if a.Err == nil {
-		duration.Observe(a.Last.Sub(a.Sent).Seconds())
-	}
-}
-
-func (rm *roleMetrics) find(route string, code int) (prometheus.Observer, prometheus.Counter) {
-	rm.mu.RLock()
-	defer rm.mu.RUnlock()
-	if r := rm.routes[route]; r != nil {
-		return r.duration, r.codes[code]
-	}
-	return nil, nil
-}
-
-func (rm *roleMetrics) add(route string, code int) (prometheus.Observer, prometheus.Counter) {
-	rm.mu.Lock()
-	defer rm.mu.Unlock()
 	r := rm.routes[route]
 	if r == nil {
 		r = &routeMetrics{rm.metrics.duration.WithLabelValues(rm.role, route), map[int]prometheus.Counter{}}
 		rm.routes[route] = r
 	}
-	r.codes[code] = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
-	return r.duration, r.codes[code]
+	code := a.code()
+	requests := r.codes[code]
+	if requests == nil {
+		requests = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
+		r.codes[code] = requests
+	}
+	requests.Inc()
+	if a.Err == nil {
+		r.duration.Observe(a.Last.Sub(a.Sent).Seconds())
+	}
 }
