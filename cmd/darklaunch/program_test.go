@@ -130,6 +130,8 @@ func TestExitCodes(t *testing.T) {
 		{"test-job --for 0s --verdict 11", 11, "not a pass"},
 
 		{"frobnicate", 2, `unknown command "frobnicate"`},
+		{"frobnicate --help", 2, `unknown command "frobnicate" for "darklaunch"`},
+		{"mirror frobnicate --help", 2, `unknown command "frobnicate" for "darklaunch mirror"`},
 		{"versoin", 2, `unknown command "versoin"`},
 		{"version x", 2, `"x"`},
 		{"help version", 0, ""},
