@@ -97,28 +97,31 @@ func below(to []byte) btreemap.UpperBound[[]byte] {
 	return btreemap.LT(to)
 }
 
-// overlay is cells in front of a base that is left alone: with an empty value one
-// hides the base's.
-type overlay struct {
+// Overlay is cells in front of a base that is left alone: with an empty value one
+// hides the base's. It is a Reader of both. Changing it needs exclusive use, and that
+// no scan of it is under way; reading does not. The base must not change while it is
+// in use.
+type Overlay struct {
 	base  Reader
 	over  *Cells          // used as a tree of cells with empty ones among them
 	fresh map[string]bool // of over: cells that the base does not have
 }
 
-func newOverlay(base Reader) overlay {
-	return overlay{base: base, over: NewCells(), fresh: map[string]bool{}}
+// NewOverlay returns an overlay that has no cells of its own.
+func NewOverlay(base Reader) *Overlay {
+	return &Overlay{base: base, over: NewCells(), fresh: map[string]bool{}}
 }
 
-// add puts a cell that is not there.
-func (o *overlay) add(qualifier, value []byte) {
+// Add puts a cell that is not there.
+func (o *Overlay) Add(qualifier, value []byte) {
 	if _, _, hidden := o.over.tree.Get(qualifier); !hidden {
 		o.fresh[string(qualifier)] = true
 	}
-	o.set(qualifier, value)
+	o.Set(qualifier, value)
 }
 
-// set puts a cell that is there already.
-func (o *overlay) set(qualifier, value []byte) {
+// Set puts a cell that is there already.
+func (o *Overlay) Set(qualifier, value []byte) {
 	_, old, was := o.over.tree.ReplaceOrInsert(qualifier, value)
 	o.over.bytes += size(qualifier, value)
 	if was {
@@ -126,26 +129,28 @@ func (o *overlay) set(qualifier, value []byte) {
 	}
 }
 
-// put puts a cell that is there if was is not nil.
-func (o *overlay) put(qualifier, was, value []byte) {
+// put puts a cell that was there if was is not nil.
+func (o *Overlay) put(qualifier, was, value []byte) {
 	if was == nil {
-		o.add(qualifier, value)
+		o.Add(qualifier, value)
 	} else if !bytes.Equal(was, value) {
-		o.set(qualifier, value)
+		o.Set(qualifier, value)
 	}
 }
 
-// remove takes away a cell that is there.
-func (o *overlay) remove(qualifier []byte) {
+// Remove takes away a cell that is there.
+func (o *Overlay) Remove(qualifier []byte) {
 	if !o.fresh[string(qualifier)] {
-		o.set(qualifier, nil)
+		o.Set(qualifier, nil)
 		return
 	}
 	delete(o.fresh, string(qualifier))
 	o.over.Apply(Delta{{Qualifier: qualifier}})
 }
 
-func (o *overlay) delta() Delta {
+// Delta returns what the overlay changes; the base's cells and these, applied, are
+// what the overlay shows. Its slices are the overlay's.
+func (o *Overlay) Delta() Delta {
 	d := make(Delta, 0, o.over.Len())
 	for q, v := range o.over.Scan(nil, nil) {
 		d = append(d, Cell{q, v})
@@ -153,8 +158,14 @@ func (o *overlay) delta() Delta {
 	return d
 }
 
+// Bytes returns about how much memory the overlay takes, its base aside.
+func (o *Overlay) Bytes() int { return o.over.Bytes() }
+
+// Len returns the number of the overlay's own cells, those that hide others among them.
+func (o *Overlay) Len() int { return o.over.Len() }
+
 // Get implements Reader.
-func (o *overlay) Get(qualifier []byte) []byte {
+func (o *Overlay) Get(qualifier []byte) []byte {
 	if _, value, ok := o.over.tree.Get(qualifier); ok {
 		if len(value) == 0 {
 			return nil
@@ -165,7 +176,7 @@ func (o *overlay) Get(qualifier []byte) []byte {
 }
 
 // Scan implements Reader.
-func (o *overlay) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
+func (o *Overlay) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(q, v []byte) bool) {
 		at := btreemap.GE(from)
 		for q, v := range o.base.Scan(from, to) {
@@ -179,7 +190,7 @@ func (o *overlay) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
 }
 
 // ScanBack implements Reader.
-func (o *overlay) ScanBack(from, to []byte) iter.Seq2[[]byte, []byte] {
+func (o *Overlay) ScanBack(from, to []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(q, v []byte) bool) {
 		at := below(to)
 		for q, v := range o.base.ScanBack(from, to) {
@@ -193,7 +204,7 @@ func (o *overlay) ScanBack(from, to []byte) iter.Seq2[[]byte, []byte] {
 }
 
 // front yields a cell of the base, or what stands in front of it.
-func (o *overlay) front(q, v []byte, yield func(q, v []byte) bool) bool {
+func (o *Overlay) front(q, v []byte, yield func(q, v []byte) bool) bool {
 	if _, over, ok := o.over.tree.Get(q); ok {
 		v = over
 	}

@@ -111,7 +111,7 @@ func VersionOf(r Reader) (Version, error) {
 // Batch folds actions into what is in front of a Reader. It is itself a Reader that
 // shows them. Applying needs exclusive use; reading does not.
 type Batch struct {
-	overlay
+	*Overlay
 	version Version
 	err     error // the first; the batch is of no use then
 	at      *action.Action
@@ -129,18 +129,11 @@ func NewBatch(base Reader, schema Schema) (*Batch, error) {
 	if v.Schema == 0 {
 		v.Schema = schema
 	}
-	return &Batch{overlay: newOverlay(base), version: v}, nil
+	return &Batch{Overlay: NewOverlay(base), version: v}, nil
 }
 
 // Version returns what the batch shows.
 func (b *Batch) Version() Version { return b.version }
-
-// Bytes returns about how much memory the batch takes, its base aside.
-func (b *Batch) Bytes() int { return b.over.Bytes() }
-
-// Delta returns what the batch changes; the base's cells and these, applied, are
-// what the batch shows. Its slices are the batch's.
-func (b *Batch) Delta() Delta { return b.delta() }
 
 // Apply folds the next action. An action on what the mailbox does not have changes
 // nothing but the version: whoever appends to the log decides, and a log must never
@@ -241,9 +234,9 @@ func (b *Batch) createThread(d *action.ThreadCreated) {
 	t := &Thread{ID: d.Thread, Subject: d.Subject, Folder: d.Folder, ReplyHandler: d.ReplyHandler}
 	t.Members, _ = action.MergeMembers(nil, d.Members)
 	if b.version.Schema >= V2 {
-		b.add(qualifier(cellMembers, t.ID), encode(func(c *wire.Coder) { action.WalkMemberStates(c, &t.Members) }))
+		b.Add(qualifier(cellMembers, t.ID), encode(func(c *wire.Coder) { action.WalkMemberStates(c, &t.Members) }))
 	}
-	b.add(qualifier(cellThread, t.ID), b.encodeThread(t))
+	b.Add(qualifier(cellThread, t.ID), b.encodeThread(t))
 	b.stats.Bytes += int64(len(t.Subject))
 }
 
@@ -282,12 +275,12 @@ func (b *Batch) reindex(was, is [][]byte) {
 	}
 	for _, q := range was {
 		if !holds(is, q) {
-			b.remove(q)
+			b.Remove(q)
 		}
 	}
 	for _, q := range is {
 		if !holds(was, q) {
-			b.add(q, present)
+			b.Add(q, present)
 		}
 	}
 }
@@ -317,8 +310,8 @@ func (b *Batch) addMessage(from *action.Message, own bool) {
 	b.edit(from.Thread, func(t *Thread) {
 		m := messageOf(from, b.at)
 		m.Read = own
-		b.add(id, encode(func(c *wire.Coder) { wire.Uint(c, &seq) }))
-		b.add(sequenced(cellMessage, seq), encode(m.walk))
+		b.Add(id, encode(func(c *wire.Coder) { wire.Uint(c, &seq) }))
+		b.Add(sequenced(cellMessage, seq), encode(m.walk))
 		b.list(t, m, 1)
 		b.stats.Bytes += m.Bytes
 		if t.Messages == 1 || cmp.Or(cmp.Compare(m.Time, t.Newest), cmp.Compare(seq, t.NewestSequence)) > 0 {
@@ -352,9 +345,9 @@ func (b *Batch) list(t *Thread, m *Message, n int) {
 	at := place(m.Time, m.Sequence)
 	for _, q := range [][]byte{qualifier(byThread, t.ID, "\x00", at), qualifier(byTime, at)} {
 		if n > 0 {
-			b.add(q, present)
+			b.Add(q, present)
 		} else {
-			b.remove(q)
+			b.Remove(q)
 		}
 	}
 	b.countAuthor(qualifier(byAuthor, author(m.Author), "\x00", t.ID), n)
@@ -373,7 +366,7 @@ func (b *Batch) countAuthor(q []byte, n int) {
 		b.fail(decode("author", was, walk))
 	}
 	if count += uint64(n); count == 0 {
-		b.remove(q)
+		b.Remove(q)
 		return
 	}
 	b.put(q, was, encode(walk))
@@ -384,7 +377,7 @@ func (b *Batch) befriend(p, self action.Participant) {
 	if p.User == "" || p == self || b.Get(q) != nil {
 		return
 	}
-	b.add(q, present)
+	b.Add(q, present)
 	b.stats.Friends++
 }
 
@@ -395,7 +388,7 @@ func (b *Batch) mark(target *action.Target, due func(*Message) bool, set func(*M
 		for _, m := range b.targets(t, target, due, left(t)) {
 			was := *m
 			set(m)
-			b.set(sequenced(cellMessage, m.Sequence), encode(m.walk))
+			b.Set(sequenced(cellMessage, m.Sequence), encode(m.walk))
 			if m.Deleted {
 				b.list(t, &was, -1)
 			} else {
@@ -501,7 +494,7 @@ func (b *Batch) purge(id string) {
 	}
 	b.stats.Bytes -= m.Bytes
 	m.Purged, m.Whole, m.Bytes, m.Snippet, m.Tags = true, false, 0, "", nil
-	b.set(sequenced(cellMessage, m.Sequence), encode(m.walk))
+	b.Set(sequenced(cellMessage, m.Sequence), encode(m.walk))
 }
 
 // Keys are remembered while they are among the last KeepKeys, or younger than
@@ -539,12 +532,12 @@ func (b *Batch) remember() {
 	was, err := b.view().Receipt(a.Origin, a.Key)
 	b.fail(err)
 	if was != (Receipt{}) {
-		b.remove(sequenced(byKeySequence, was.Sequence))
+		b.Remove(sequenced(byKeySequence, was.Sequence))
 		b.stats.Keys--
 	}
 	b.put(q, b.Get(q), encode(receipt.walk))
 	age := keyAge{a.Origin, a.Key, a.Time}
-	b.add(sequenced(byKeySequence, a.Sequence), encode(age.walk))
+	b.Add(sequenced(byKeySequence, a.Sequence), encode(age.walk))
 	for b.stats.Keys++; b.stats.Keys > KeepKeys && b.forget(a.Time-KeepKeysFor); b.stats.Keys-- {
 	}
 }
@@ -560,8 +553,8 @@ func (b *Batch) forget(before action.Time) bool {
 		if oldest.time >= before {
 			return false
 		}
-		b.remove(keyCell(oldest.origin, oldest.key))
-		b.remove(bytes.Clone(q))
+		b.Remove(keyCell(oldest.origin, oldest.key))
+		b.Remove(bytes.Clone(q))
 		return true
 	}
 	return false
@@ -580,7 +573,7 @@ func rebuild(schema Schema, log iter.Seq[action.Action], through uint64) (*Cells
 		if err != nil || through > 0 && a.Sequence > through {
 			break
 		}
-		if err = b.Apply(a); err == nil && b.over.Len() > 4096 {
+		if err = b.Apply(a); err == nil && b.Len() > 4096 {
 			cells.Apply(b.Delta())
 			b, err = NewBatch(cells, schema)
 		}

@@ -366,9 +366,9 @@ func TestCorruptCells(t *testing.T) {
 	cells := rebuilt(t, Latest, log)
 	errs := 0
 	for q := range cells.Scan(nil, nil) {
-		bad := newOverlay(cells)
-		bad.set(q, []byte{0xff, 0xff, 0xff})
-		v, err := Open(&bad)
+		bad := NewOverlay(cells)
+		bad.Set(q, []byte{0xff, 0xff, 0xff})
+		v, err := Open(bad)
 		if err != nil {
 			errs++
 			continue
@@ -381,7 +381,7 @@ func TestCorruptCells(t *testing.T) {
 			}
 		}
 		next := action.Action{Sequence: uint64(len(log) + 1), Origin: action.OriginUser, Do: &action.Deleted{Target: action.Target{Thread: "t1"}}}
-		if _, err := Fold(&bad, Latest, []action.Action{next}); errors.Is(err, ErrCorrupt) {
+		if _, err := Fold(bad, Latest, []action.Action{next}); errors.Is(err, ErrCorrupt) {
 			errs++
 		} else if err != nil {
 			t.Errorf("cell %q: fold: got %v, want ErrCorrupt", q, err)
@@ -540,7 +540,7 @@ func BenchmarkApply(b *testing.B) {
 		if err := batch.Apply(a); err != nil {
 			b.Fatal(err)
 		}
-		if batch.over.Len() > 4096 {
+		if batch.Len() > 4096 {
 			cells.Apply(batch.Delta())
 			batch, _ = NewBatch(cells, Latest)
 		}

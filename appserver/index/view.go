@@ -334,12 +334,14 @@ func (l *listing) intersect(sets []map[string]bool) {
 // after the last. A walk shows no message that came after it began.
 func (v View) Messages(thread string, oldestFirst bool, limit int, from *Cursor) ([]Message, *Cursor, error) {
 	prefix := qualifier(byThread, thread, "\x00")
-	return v.messagesIn(prefix, prefix, after(prefix), oldestFirst, from, limit, func(*Message) bool { return true })
+	return v.messagesIn(prefix, prefix, after(prefix), oldestFirst, from, limit,
+		func(uint64) bool { return true }, func(*Message) bool { return true })
 }
 
 // Newest is Messages of the whole mailbox, newest first, with a display time of
-// since <= time < until where these are not nil, that meet a condition.
-func (v View) Newest(since, until *action.Time, limit int, from *Cursor, meets func(*Message) bool) ([]Message, *Cursor, error) {
+// since <= time < until where these are not nil, that meet two conditions: among by
+// sequence, asked before the entity is read, and meets.
+func (v View) Newest(since, until *action.Time, limit int, from *Cursor, among func(uint64) bool, meets func(*Message) bool) ([]Message, *Cursor, error) {
 	prefix := []byte{byTime}
 	first, end := prefix, after(prefix)
 	if until != nil {
@@ -348,10 +350,11 @@ func (v View) Newest(since, until *action.Time, limit int, from *Cursor, meets f
 	if since != nil {
 		end = after(qualifier(byTime, inverted(*since)))
 	}
-	return v.messagesIn(prefix, first, end, false, from, limit, meets)
+	return v.messagesIn(prefix, first, end, false, from, limit, among, meets)
 }
 
-func (v View) messagesIn(prefix, first, end []byte, back bool, from *Cursor, limit int, meets func(*Message) bool) ([]Message, *Cursor, error) {
+func (v View) messagesIn(prefix, first, end []byte, back bool, from *Cursor, limit int,
+	among func(uint64) bool, meets func(*Message) bool) ([]Message, *Cursor, error) {
 	started := v.version.Sequence
 	scan := v.cells.Scan
 	if back {
@@ -369,7 +372,7 @@ func (v View) messagesIn(prefix, first, end []byte, back bool, from *Cursor, lim
 	var page []Message
 	for q := range scan(first, end) {
 		seq := sequenceAt(q)
-		if seq > started {
+		if seq > started || !among(seq) {
 			continue
 		}
 		m, err := v.MessageAt(seq)
