@@ -68,7 +68,7 @@ func samples() []Action {
 
 // TestRoundTrip: what is appended is decoded as it was. Rows: G88 every update is an
 // action, of a closed list: every kind has a sample, and every field is set in one;
-// G90 small bodies are in the log; A5, A8 the channel is a field.
+// G90 small bodies are in the log.
 func TestRoundTrip(t *testing.T) {
 	seen := map[Kind]bool{}
 	fields := map[string]bool{}

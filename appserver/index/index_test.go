@@ -546,3 +546,38 @@ func BenchmarkApply(b *testing.B) {
 		}
 	}
 }
+
+// FuzzCells: whatever stands in a cell, reading and folding it is an error or none,
+// never a panic.
+func FuzzCells(f *testing.F) {
+	log := sample()
+	cells := rebuilt(f, Latest, log)
+	var all []Cell
+	for q, v := range cells.Scan(nil, nil) {
+		f.Add(len(all), v)
+		all = append(all, Cell{q, v})
+	}
+	f.Fuzz(func(t *testing.T, i int, value []byte) {
+		if i < 0 || i >= len(all) || len(value) == 0 {
+			return
+		}
+		bad := NewOverlay(cells)
+		bad.Set(all[i].Qualifier, value)
+		v, err := Open(bad)
+		if err != nil {
+			return
+		}
+		everything(v)
+		batch, err := NewBatch(bad, Latest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, do := range []action.Do{&action.Read{Target: action.Target{Thread: "t0"}}, &action.Deleted{Target: action.Target{Thread: "t1"}},
+			&action.Subscribed{Membership: action.Membership{Thread: "t2"}}} {
+			a := action.Action{Sequence: v.Version().Sequence + 1, Origin: action.OriginUser, Key: "k", Do: do}
+			if err := batch.Apply(a); err != nil {
+				return
+			}
+		}
+	})
+}

@@ -232,7 +232,7 @@ func drawFilter(t *rapid.T) Filter {
 
 // TestThreads: every listing, page after page, is what looking at all threads gives,
 // under both schemas. Rows: I129 the list of threads by search criteria, I130 folder,
-// attributes, authors, keywords, F81 indexes as key/value cells, F80, C129.
+// attributes, authors, keywords, F81 indexes as key/value cells, F80 they are kept by the application.
 func TestThreads(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		log := draw(t, rapid.IntRange(0, 60).Draw(t, "actions"))
@@ -428,7 +428,7 @@ func TestWalkWhileWritten(t *testing.T) {
 // TestUnreadOnSecondPageOfOther is the worked example of the engineers' text: "loading
 // unread threads on the second page of the Other folder". Rows: F82; F83 "first looks
 // up the metadata index", F84 "then fetches the metadata entities of the specified
-// threads", D61 of which each is a read of its own.
+// threads", E61 each of which is a read of its own.
 func TestUnreadOnSecondPageOfOther(t *testing.T) {
 	var log []action.Action
 	add := func(do action.Do) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -793,6 +794,64 @@ func BenchmarkApply(b *testing.B) {
 			b.StopTimer()
 			box.flush(b)
 			b.StartTimer()
+		}
+	}
+}
+
+// counting is a Reader that counts what is read.
+type counting struct {
+	index.Reader
+	gets, scanned *int
+}
+
+func (c counting) Get(q []byte) []byte {
+	*c.gets++
+	return c.Reader.Get(q)
+}
+
+func (c counting) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(q, v []byte) bool) {
+		for q, v := range c.Reader.Scan(from, to) {
+			if *c.scanned++; !yield(q, v) {
+				return
+			}
+		}
+	}
+}
+
+// TestLittleIsRead: a page of a word that is in every message costs about a page, and
+// one of a rare word about its messages, however large the mailbox is.
+func TestLittleIsRead(t *testing.T) {
+	const n = 3000
+	b := newBox(t, None)
+	b.do(t, &action.ThreadCreated{Thread: "t", Folder: action.FolderInbox})
+	for i := range n {
+		body := "common"
+		if i%1000 == 7 {
+			body = "common rare"
+		}
+		b.do(t, &action.MessageDelivered{Message: action.Message{Thread: "t", ID: fmt.Sprint("m", i), Author: ann, Channel: action.ChannelChat,
+			Time: action.Time(i), Body: body}})
+		if i%500 == 0 {
+			b.flush(t)
+		}
+	}
+	for query, hits := range map[string]int{"common": 20, "rare": 3, "common -rare": 20, "common rare": 3, `"common rare"`: 3, "absent": 0} {
+		q, err := Parse(query, b.words.analyzer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var gets, scanned int
+		view, err := index.Open(counting{b.meta, &gets, &scanned})
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, _, err := q.Run(view, counting{b.words, &gets, &scanned}, 20, nil)
+		if err != nil || len(page) != hits {
+			t.Errorf("%s: %d hits, %v, want %d", query, len(page), err, hits)
+		}
+		if gets+scanned > 80 {
+			t.Errorf("%s: %d cells fetched and %d scanned for %d hits of %d messages", query, gets, scanned, hits, n)
 		}
 	}
 }
