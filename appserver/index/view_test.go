@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -208,22 +209,26 @@ func (m *model) list(f Filter) []Thread {
 	return all
 }
 
-func drawFilter(t *rapid.T) Filter {
-	maybe := func(name string) *bool {
-		return rapid.Ptr(rapid.Bool(), true).Draw(t, name)
+func drawFilter(r *rand.Rand) Filter {
+	yes := true
+	maybe := func() *bool {
+		return pick(r, []*bool{nil, nil, new(bool), &yes})
 	}
-	at := func(name string) *action.Time {
-		return rapid.Ptr(rapid.Map(rapid.IntRange(-4, 8), func(i int) action.Time { return action.Time(i) }), true).Draw(t, name)
+	at := func() *action.Time {
+		if at := action.Time(between(r, -4, 8)); flip(r) {
+			return &at
+		}
+		return nil
 	}
-	f := Filter{Folder: action.Folder(rapid.IntRange(0, 2).Draw(t, "in")), Unread: maybe("unread"), Archived: maybe("archived"),
-		Since: at("since"), Until: at("until"), OldestFirst: rapid.Bool().Draw(t, "oldest first"), Limit: rapid.IntRange(1, 3).Draw(t, "limit")}
-	switch rapid.IntRange(0, 5).Draw(t, "by") {
+	f := Filter{Folder: action.Folder(between(r, 0, 2)), Unread: maybe(), Archived: maybe(),
+		Since: at(), Until: at(), OldestFirst: flip(r), Limit: between(r, 1, 3)}
+	switch between(r, 0, 5) {
 	case 0:
 		f.Tags = []string{"red"}
 	case 1:
 		f.Tags = []string{"red", "blue"}
 	case 2:
-		f.Authors = []action.Participant{drawWho(t), drawWho(t)}
+		f.Authors = []action.Participant{drawWho(r), drawWho(r)}
 	case 3:
 		f.Within = map[string]bool{"t0": true, "t2": true, "t9": true}
 	}
@@ -235,9 +240,10 @@ func drawFilter(t *rapid.T) Filter {
 // attributes, authors, keywords, F81 indexes as key/value cells, F80 they are kept by the application.
 func TestThreads(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		log := draw(t, rapid.IntRange(0, 60).Draw(t, "actions"))
+		r := dice(t)
+		log := draw(r, between(r, 0, 60))
 		m := modelOf(log)
-		cells, err := Rebuild(drawSchema(t), slices.Values(log))
+		cells, err := Rebuild(drawSchema(r), slices.Values(log))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -246,7 +252,7 @@ func TestThreads(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 4 {
-			f := drawFilter(t)
+			f := drawFilter(r)
 			got := pages(t, func(c *Cursor) ([]Thread, *Cursor, error) {
 				f.After = c
 				return v.Threads(f)
@@ -291,9 +297,10 @@ func pages[T any](t *rapid.T, page func(*Cursor) ([]T, *Cursor, error), limit in
 // and messages, I134-I135 attributes of both levels, F77-F78 entities a cell each.
 func TestMailbox(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		log := draw(t, rapid.IntRange(0, 60).Draw(t, "actions"))
+		r := dice(t)
+		log := draw(r, between(r, 0, 60))
 		m := modelOf(log)
-		cells, err := Rebuild(drawSchema(t), slices.Values(log))
+		cells, err := Rebuild(drawSchema(r), slices.Values(log))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -389,8 +396,9 @@ func checkThread(t *rapid.T, v View, want Thread, modelled *modelThread, message
 // that has not moved, whatever is done between its pages.
 func TestWalkWhileWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		log := draw(t, 80)
-		start := rapid.IntRange(20, 60).Draw(t, "start")
+		r := dice(t)
+		log := draw(r, 80)
+		start := between(r, 20, 60)
 		batch, _ := NewBatch(NewCells(), Latest)
 		apply := func(n int) {
 			for ; n > 0 && int(batch.Version().Sequence) < len(log); n-- {
@@ -400,7 +408,7 @@ func TestWalkWhileWritten(t *testing.T) {
 			}
 		}
 		apply(start)
-		f := Filter{Limit: 1, OldestFirst: rapid.Bool().Draw(t, "oldest first")}
+		f := Filter{Limit: 1, OldestFirst: flip(r)}
 		began := map[string]Thread{}
 		for _, th := range modelOf(log[:start]).list(f) {
 			began[th.ID] = th
@@ -409,7 +417,7 @@ func TestWalkWhileWritten(t *testing.T) {
 		for _, th := range pages(t, func(c *Cursor) ([]Thread, *Cursor, error) {
 			f.After = c
 			threads, next, err := batch.view().Threads(f)
-			apply(rapid.IntRange(0, 6).Draw(t, "done meanwhile"))
+			apply(between(r, 0, 6))
 			return threads, next, err
 		}, 1) {
 			if shown[th.ID] {
