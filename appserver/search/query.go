@@ -323,16 +323,15 @@ func (p phrase) has(sequence uint64) bool {
 	return true
 }
 
-// starts are where the query would begin for its i-th term to stand where it does.
+// starts are where the query would begin for its i-th term to stand where it does;
+// before the text for some, where its first term cannot be.
 func (p phrase) starts(i int, postings []posting) []uint32 {
 	var all []uint32
 	for _, posting := range postings {
 		positions, err := posting.positions()
 		p.run.fail(err)
 		for _, at := range positions {
-			if at >= p.terms[i].Position {
-				all = append(all, at-p.terms[i].Position)
-			}
+			all = append(all, at-p.terms[i].Position)
 		}
 	}
 	return all
