@@ -112,7 +112,8 @@ func set[T int | float64](v *T, to T) {
 	}
 }
 
-// Window counts what a mirror compared itself on a route in a second.
+// Window counts what a mirror compared itself on a route in a second: of how many
+// pairs those are that Add is told of. Without it there are no rates.
 func (l *Ledger) Window(w *pairv1.RouteWindow) {
 	d := w.GetDifferences()
 	unequal := min(d.GetShadowOnly(), maxCount) + min(d.GetControlOnly(), maxCount) + min(d.GetBoth(), maxCount)
@@ -320,7 +321,7 @@ func (l *Ledger) event(f *field, user uint64, sign int64) {
 	if sign > 0 {
 		f.ShadowUsers++
 	}
-	f.ByUser.bet(sign)
+	f.ByUser.bet(float64(sign))
 }
 
 // meet remembers that a user had an event. Where there is no room, the field with
@@ -373,37 +374,32 @@ func (f *field) endBlock(pairs float64) {
 	f.Moments.DD += now * now
 	f.Moments.DN += now * pairs
 	f.Now = 0
-	sum := int64(0)
+	shadow, control := 0, 0
 	for _, n := range f.events {
-		sum += int64(sign(n))
+		switch {
+		case n > 0:
+			shadow++
+		case n < 0:
+			control++
+		}
 	}
 	clear(f.events)
-	f.ByBlock.bet(sum)
-	switch sign(sum) {
-	case 1:
+	f.ByBlock.bet(scoreOf(shadow, control))
+	switch {
+	case shadow > control:
 		f.ShadowBlocks++
-	case -1:
+	case shadow < control:
 		f.ControlBlocks++
 	}
-}
-
-func sign(n int64) int {
-	switch {
-	case n > 0:
-		return 1
-	case n < 0:
-		return -1
-	}
-	return 0
 }
 
 // example keeps a pair of a field as one of some at random: each of the n that were
 // seen is kept with the same probability (Vitter, "Random sampling with a
 // reservoir", ACM TOMS 11, 1985, algorithm R).
 func (l *Ledger) example(key fieldKey, f *field, p *pairv1.Pair, s sighting) {
-	i := int(f.ShadowOnly - 1)
-	if i >= l.cfg.Examples {
-		if i = int(l.draw(key, f.ShadowOnly) % f.ShadowOnly); i >= l.cfg.Examples {
+	i := f.ShadowOnly - 1
+	if i >= uint64(l.cfg.Examples) {
+		if i = l.draw(key, f.ShadowOnly) % f.ShadowOnly; i >= uint64(l.cfg.Examples) {
 			return
 		}
 	}
@@ -411,10 +407,11 @@ func (l *Ledger) example(key fieldKey, f *field, p *pairv1.Pair, s sighting) {
 	if live := p.GetSides()[0]; len(live.GetExchanges()) > 0 {
 		e.Time, e.Request = live.GetSendTime(), shortened(live.GetExchanges()[0].GetRequest())
 	}
-	if i < len(f.examples) {
+	if i < uint64(len(f.examples)) {
 		l.kept -= f.examples[i].size()
 		f.examples[i] = Example{}
 	} else {
+		i = uint64(len(f.examples))
 		f.examples = append(f.examples, Example{})
 	}
 	if l.kept+e.size() > l.cfg.ExampleBytes {

@@ -13,9 +13,10 @@
 // evidence against a field is therefore reckoned twice, and the smaller counts:
 //
 //   - by blocks of time: of each user at most one event in a block, its sign
-//     whether shadow or control differed more often; D is the sum of the signs.
-//     If the roles could be swapped for the whole block, D is as likely as -D,
-//     and a bet that multiplies what it has by 2/(1+exp(-θD)) is fair;
+//     whether shadow or control differed more often; D is the sum of the signs by
+//     the root of their number, or 3 if that is less. If the roles could be swapped
+//     for the whole block, D is as likely as -D, and a bet that multiplies what it
+//     has by 2/(1+exp(-θD)) is fair;
 //   - by users: of each user his first event alone, whose sign is a fair coin. A
 //     bet on share q multiplies by 2q or 2(1-q).
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -95,7 +96,7 @@ func Restore(cfg Config, data []byte) (*Ledger, error) {
 		maps.Copy(l.owners[i], s.Owners[i])
 	}
 	for name, r := range s.Routes {
-		if r == nil || r.Blocks < 0 || r.N < 0 || r.NN < 0 {
+		if r == nil || r.Blocks < 0 || r.Blocks > s.Blocks || !(r.N >= 0 && r.N < most) || !(r.NN >= 0 && r.NN < most) {
 			return nil, fmt.Errorf("%w: route %q", ErrSaved, name)
 		}
 		l.routes[name] = r
@@ -110,7 +111,7 @@ func Restore(cfg Config, data []byte) (*Ledger, error) {
 
 func (l *Ledger) restore(s *savedField) error {
 	f := s.Counts
-	if f == nil || f.Moments.DD < 0 || l.fields[s.fieldKey] != nil {
+	if f == nil || !f.plausible() || l.fields[s.fieldKey] != nil {
 		return fmt.Errorf("%w: field %q", ErrSaved, s.Path)
 	}
 	f.events, f.met = map[uint64]int64{}, map[uint64]struct{}{}
@@ -133,4 +134,24 @@ func (l *Ledger) restore(s *savedField) error {
 	l.remembered += len(f.met)
 	l.fields[s.fieldKey] = f
 	return nil
+}
+
+// most is beyond any sum that a ledger comes to.
+const most = 1e30
+
+// plausible reports whether counting may go on from f.
+func (f *field) plausible() bool {
+	for _, n := range []uint64{f.ShadowOnly, f.ControlOnly, f.Both, f.Users, f.ShadowBlocks, f.ControlBlocks} {
+		if n > 1<<60 {
+			return false
+		}
+	}
+	for _, w := range []wealth{f.ByBlock, f.ByUser} {
+		for _, log := range w {
+			if math.Abs(log) > most {
+				return false
+			}
+		}
+	}
+	return f.Moments.DD >= 0 && f.Moments.DD < most && math.Abs(f.Moments.DN) < most && f.Now > -1<<60 && f.Now < 1<<60
 }
