@@ -18,6 +18,7 @@ import (
 type walker struct {
 	rules []Rule
 	roots map[string]*node
+	live  *lazy
 
 	place string // of the document that is walked
 	steps []byte // to where it is
@@ -199,7 +200,7 @@ func (w *walker) body(live, role *Body, d protoreflect.MessageDescriptor) {
 	if !hashed && live.Truncated == role.Truncated && live.Format == role.Format && bytes.Equal(live.Content, role.Content) {
 		return
 	}
-	a, b := live.read(d), role.read(d)
+	a, b := w.live.read(live, d), role.read(d)
 	w.place, w.steps = placeBody, w.steps[:0]
 	switch {
 	case a.place != b.place:

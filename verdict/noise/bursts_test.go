@@ -136,8 +136,9 @@ func outcome(user uint64, id int, shadow, control *compare.Result) *compare.Outc
 }
 
 // run returns whether the wrong field was confirmed, and how many clean ones were
-// at any block's end.
-func (w world) run(t testing.TB, seed uint64) (found bool, clean int) {
+// at any block's end; and how many were at the end if the evidence by blocks or by
+// users were all there is.
+func (w world) run(t testing.TB, seed uint64) (found bool, clean, byBlock, byUser int) {
 	l := New(Config{Control: true, Seed: seed})
 	ever := map[string]bool{}
 	w.feed(l, w.draw(seed), func(int) {
@@ -156,7 +157,21 @@ func (w world) run(t testing.TB, seed uint64) (found bool, clean int) {
 	if len(l.fields) != w.noisy+1 {
 		t.Errorf("seed %d: %d fields differed, want %d: noise or fault did not happen", seed, len(l.fields), w.noisy+1)
 	}
-	return found, len(ever)
+	return found, len(ever), w.clean(l, func(f *field) float64 { return f.ByBlock.log() }), w.clean(l, func(f *field) float64 { return f.ByUser.log() })
+}
+
+// clean counts the clean fields that would be confirmed by some evidence alone.
+func (w world) clean(l *Ledger, evidence func(*field) float64) (n int) {
+	var logs []float64
+	for _, key := range l.keys() {
+		logs = append(logs, evidence(l.fields[key]))
+	}
+	for i, is := range confirmed(logs, 0.01) {
+		if is && l.keys()[i].Path != wrongPath {
+			n++
+		}
+	}
+	return n
 }
 
 // naive returns how many clean fields are confirmed if each difference of a burst
@@ -210,23 +225,25 @@ func over(seeds int, run func(seed uint64)) {
 type tally struct {
 	seeds, found, quiet, good int
 	fooled                    int // counting every event
+	byBlock, byUser           int // with half of the evidence
 }
 
 func (w world) tally(t testing.TB, seeds int) (sum tally) {
 	var mu sync.Mutex
 	over(seeds, func(seed uint64) {
-		wrong, clean := w.run(t, seed)
+		wrong, clean, byBlock, byUser := w.run(t, seed)
 		fooled := w.naive(seed)
 		mu.Lock()
 		defer mu.Unlock()
 		sum.seeds++
-		for n, is := range map[*int]bool{&sum.found: wrong, &sum.quiet: clean == 0, &sum.good: wrong && clean == 0, &sum.fooled: fooled > 0} {
+		for n, is := range map[*int]bool{&sum.found: wrong, &sum.quiet: clean == 0, &sum.good: wrong && clean == 0, &sum.fooled: fooled > 0, &sum.byBlock: byBlock > 0, &sum.byUser: byUser > 0} {
 			if is {
 				*n++
 			}
 		}
 	})
-	t.Logf("of %d seeds: wrong field confirmed in %d, no clean field ever confirmed in %d, both in %d; counting every event of a burst confirms a clean field in %d", sum.seeds, sum.found, sum.quiet, sum.good, sum.fooled)
+	t.Logf("of %d seeds: wrong field confirmed in %d, no clean field ever confirmed in %d, both in %d; a clean field confirmed by counting every event of a burst in %d, by blocks alone in %d, by users alone in %d",
+		sum.seeds, sum.found, sum.quiet, sum.good, sum.fooled, sum.byBlock, sum.byUser)
 	return sum
 }
 
@@ -245,6 +262,9 @@ func TestWrongFieldAmongNoise(t *testing.T) {
 	if 2*got.fooled < seeds {
 		t.Errorf("counting every event fooled %d of %d, want most: the noise is none", got.fooled, seeds)
 	}
+	if !testing.Short() && (got.byBlock == 0 || got.byUser == 0) {
+		t.Errorf("blocks alone fooled %d and users alone %d of %d, want some: then one of them were enough", got.byBlock, got.byUser, seeds)
+	}
 }
 
 // BenchmarkWrongFieldAmongNoise reports of how many of 100 seeds: as above, and
@@ -262,7 +282,9 @@ func BenchmarkWrongFieldAmongNoise(b *testing.B) {
 				b.ReportMetric(float64(got.found), "found")
 				b.ReportMetric(float64(got.quiet), "quiet")
 				b.ReportMetric(float64(got.good), "good")
-				b.ReportMetric(float64(got.fooled), "fooled")
+				b.ReportMetric(float64(got.fooled), "fooled-by-events")
+				b.ReportMetric(float64(got.byBlock), "fooled-by-blocks")
+				b.ReportMetric(float64(got.byUser), "fooled-by-users")
 			}
 		})
 	}

@@ -29,8 +29,9 @@
 // on what (Wang and Ramdas, "False discovery rate control with e-values", JRSS B
 // 84, 2022).
 //
-// One block is at most one doubling: a field needs some 14 blocks and 14 users to
-// be confirmed, unless History knows that it used to be clean.
+// One block, and one user, is at most one doubling: alone a field needs 11 of each
+// to be confirmed at 0.01, and among 50 fields 16, unless History knows that it used
+// to be clean.
 //
 // # Tiers
 //

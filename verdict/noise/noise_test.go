@@ -185,7 +185,9 @@ func rules(t testing.TB, text string) *compare.Rules {
 	return r
 }
 
-func rules2(t testing.TB) *compare.Rules { return rules(t, "margins:\n- {path: json:$.a, margin: 0.1pt}") }
+func rules2(t testing.TB) *compare.Rules {
+	return rules(t, "margins:\n- {path: json:$.a, margin: 0.1pt}")
+}
 
 // TestOneUser holds that whatever happens to one user, or to two, confirms nothing.
 func TestOneUser(t *testing.T) {
