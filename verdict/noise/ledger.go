@@ -45,6 +45,7 @@ type state struct {
 	blocks  int
 	fields  map[fieldKey]*field
 	routes  map[string]*route
+	mirror  string               // the first one
 	owners  [2]map[uint64]string // by user, who was seen lately and before: the mirror, "" for several
 	hid     map[string]compare.Use
 	skipped map[string]uint64
@@ -128,7 +129,8 @@ func (l *Ledger) Window(w *pairv1.RouteWindow) {
 }
 
 // Add counts what was found of a pair that a mirror sent. Mirrors are told apart by
-// name; one that was restarted is the same.
+// name; one that was restarted is the same. A user is known to be on two from when
+// he is next seen on one of them after the second came.
 func (l *Ledger) Add(mirror string, o *compare.Outcome) {
 	if reason := l.skip(mirror, o); reason != "" {
 		l.skipped[reason]++
@@ -166,8 +168,15 @@ func (l *Ledger) skip(mirror string, o *compare.Outcome) string {
 	return ""
 }
 
-// own reports whether a user has been seen on that mirror alone.
+// own reports whether a user has been seen on that mirror alone. While there is one
+// mirror there is nothing to remember.
 func (l *Ledger) own(mirror string, user uint64) bool {
+	if l.mirror == "" {
+		l.mirror = mirror
+	}
+	if mirror == l.mirror && len(l.owners[0]) == 0 {
+		return true
+	}
 	owner, ok := l.owners[0][user]
 	if !ok {
 		if owner, ok = l.owners[1][user]; !ok {
@@ -181,7 +190,7 @@ func (l *Ledger) own(mirror string, user uint64) bool {
 	if owner != mirror {
 		l.owners[0][user] = ""
 	}
-	return owner == mirror && mirror != ""
+	return owner == mirror
 }
 
 // results counts what rules hid.

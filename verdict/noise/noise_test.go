@@ -85,9 +85,10 @@ func TestSkipped(t *testing.T) {
 	o := outcome(1, 1, bad, bad)
 	o.Control = nil
 	l.Add("m", o)
-	l.Add("m", outcome(7, 1, same, same))
-	l.Add("n", outcome(7, 2, bad, same)) // on another mirror,
-	l.Add("m", outcome(7, 3, same, bad)) // and from then on never more
+	l.Add("m", outcome(8, 1, same, same))
+	l.Add("n", outcome(7, 1, same, same))
+	l.Add("m", outcome(7, 2, bad, same)) // on another mirror,
+	l.Add("n", outcome(7, 3, same, bad)) // and from then on never more
 	l.Add("n", outcome(0, 4, same, same))
 	l.Add("m", outcome(0, 5, same, same)) // nobody is not one user
 	r := l.Report()
@@ -395,6 +396,12 @@ func TestBounds(t *testing.T) {
 // TestOwnersAreBounded holds that users seen long ago are forgotten, and no sooner.
 func TestOwnersAreBounded(t *testing.T) {
 	l := New(Config{})
+	for u := range uint64(100) {
+		l.own("first", u+1)
+	}
+	if n := len(l.owners[0]); n > 0 {
+		t.Errorf("got %d users remembered of one mirror, want none", n)
+	}
 	for u := range uint64(maxOwners + 10) {
 		l.own("m", u+1)
 	}
@@ -546,6 +553,19 @@ func FuzzRestore(f *testing.F) {
 			t.Errorf("save again: %v", err)
 		}
 	})
+}
+
+// BenchmarkSave is of a ledger as full as it gets.
+func BenchmarkSave(b *testing.B) {
+	l := New(Config{Control: true})
+	for i := range 300_000 {
+		l.Add("m", outcome(uint64(i)*0x9e3779b97f4a7c15, i, result(compare.Value, fmt.Sprintf("json:$.f%d", i%4000)), same))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		data := saveOf(b, l)
+		b.ReportMetric(float64(len(data)), "bytes")
+	}
 }
 
 func BenchmarkAdd(b *testing.B) {

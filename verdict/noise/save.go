@@ -1,6 +1,7 @@
 package noise
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type saved struct {
 	Blocks  int                    `json:"blocks"`
 	Fields  []savedField           `json:"fields"`
 	Routes  map[string]*route      `json:"routes"`
+	Mirror  string                 `json:"mirror"`
 	Owners  [2]map[uint64]string   `json:"owners"`
 	Hid     map[string]compare.Use `json:"hid"`
 	Skipped map[string]uint64      `json:"skipped"`
@@ -36,10 +38,10 @@ type saved struct {
 
 type savedField struct {
 	fieldKey
-	Counts   *field           `json:"counts"`
-	Events   map[uint64]int64 `json:"events,omitempty"`
-	Met      []uint64         `json:"met,omitempty"`
-	Examples []savedExample   `json:"examples,omitempty"`
+	Counts   *field         `json:"counts"`
+	Events   []byte         `json:"events,omitempty"` // users and their sums, in 16 bytes each
+	Met      []byte         `json:"met,omitempty"`    // users, in 8 bytes each
+	Examples []savedExample `json:"examples,omitempty"`
 }
 
 // savedExample has its request as protobuf, which alone keeps it as it is.
@@ -53,10 +55,16 @@ type savedExample struct {
 
 // Save writes the ledger down. Restore gives one that goes on as l would.
 func (l *Ledger) Save() ([]byte, error) {
-	s := saved{version, l.cfg.Control, l.blocks, nil, l.routes, l.owners, l.hid, l.skipped, l.crowded, l.cut}
+	s := saved{version, l.cfg.Control, l.blocks, nil, l.routes, l.mirror, l.owners, l.hid, l.skipped, l.crowded, l.cut}
 	for _, key := range l.keys() {
 		f := l.fields[key]
-		out := savedField{fieldKey: key, Counts: f, Events: f.events, Met: slices.Sorted(maps.Keys(f.met))}
+		out := savedField{fieldKey: key, Counts: f}
+		for _, user := range slices.Sorted(maps.Keys(f.events)) {
+			out.Events = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(out.Events, user), uint64(f.events[user]))
+		}
+		for _, user := range slices.Sorted(maps.Keys(f.met)) {
+			out.Met = binary.BigEndian.AppendUint64(out.Met, user)
+		}
 		for _, e := range f.examples {
 			var request []byte
 			if e.Request != nil {
@@ -89,7 +97,7 @@ func Restore(cfg Config, data []byte) (*Ledger, error) {
 		return nil, fmt.Errorf("%w: %d blocks", ErrSaved, s.Blocks)
 	}
 	l := New(cfg)
-	l.blocks, l.crowded, l.cut = s.Blocks, s.Crowded, s.Cut
+	l.blocks, l.mirror, l.crowded, l.cut = s.Blocks, s.Mirror, s.Crowded, s.Cut
 	maps.Copy(l.hid, s.Hid)
 	maps.Copy(l.skipped, s.Skipped)
 	for i := range s.Owners {
@@ -111,13 +119,15 @@ func Restore(cfg Config, data []byte) (*Ledger, error) {
 
 func (l *Ledger) restore(s *savedField) error {
 	f := s.Counts
-	if f == nil || !f.plausible() || l.fields[s.fieldKey] != nil {
+	if f == nil || !f.plausible() || l.fields[s.fieldKey] != nil || len(s.Events)%16 != 0 || len(s.Met)%8 != 0 {
 		return fmt.Errorf("%w: field %q", ErrSaved, s.Path)
 	}
 	f.events, f.met = map[uint64]int64{}, map[uint64]struct{}{}
-	maps.Copy(f.events, s.Events)
-	for _, user := range s.Met {
-		f.met[user] = struct{}{}
+	for b := s.Events; len(b) > 0; b = b[16:] {
+		f.events[binary.BigEndian.Uint64(b)] = int64(binary.BigEndian.Uint64(b[8:]))
+	}
+	for b := s.Met; len(b) > 0; b = b[8:] {
+		f.met[binary.BigEndian.Uint64(b)] = struct{}{}
 	}
 	for _, e := range s.Examples {
 		kept := Example{ID: e.ID, Time: e.Time, Live: e.Live, Shadow: e.Shadow}
