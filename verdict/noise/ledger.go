@@ -340,16 +340,21 @@ func (l *Ledger) meet(f *field, user uint64) {
 		l.forget(f)
 	}
 	if l.remembered >= l.cfg.MaxEvents {
-		most := f
-		for _, key := range l.keys() {
-			if other := l.fields[key]; len(other.met) > len(most.met) {
-				most = other
-			}
-		}
-		l.forget(most)
+		l.forget(l.crowd())
 	}
 	f.met[user] = struct{}{}
 	l.remembered++
+}
+
+// crowd returns the field with the most users met, of several the first.
+func (l *Ledger) crowd() (most *field) {
+	var at fieldKey
+	for key, f := range l.fields {
+		if most == nil || len(f.met) > len(most.met) || len(f.met) == len(most.met) && compareKeys(key, at) < 0 {
+			most, at = f, key
+		}
+	}
+	return most
 }
 
 func (l *Ledger) forget(f *field) {
