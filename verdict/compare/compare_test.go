@@ -378,6 +378,13 @@ func TestLimits(t *testing.T) {
 		}
 		return string(b)
 	}
+	var fields []Field
+	for i := range 200_000 {
+		fields = append(fields, Field{fmt.Sprint(i), "x"})
+	}
+	if got := New(Config{}).Answers("GET /x", &Answer{Status: 200, Trailer: fields}, &Answer{Status: 200}); len(got.Differences) != MaxDifferences || !got.Cut {
+		t.Errorf("many trailers: got %d differences, cut %v, want %d and the rest cut", len(got.Differences), got.Cut, MaxDifferences)
+	}
 	large := `"` + strings.Repeat("x", MaxContent) + `"`
 	for _, tt := range []struct {
 		name, live, role string

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -119,9 +120,7 @@ func (w *walker) answers(live, role *Answer, headers []string, d protoreflect.Me
 	for _, name := range headers {
 		w.field("header:"+name, values(live.Header, name), values(role.Header, name))
 	}
-	for _, name := range trailers(live, role) {
-		w.field("trailer:"+name, values(live.Trailer, name), values(role.Trailer, name))
-	}
+	w.trailers(live.Trailer, role.Trailer)
 	w.body(&live.Body, &role.Body, d)
 }
 
@@ -148,17 +147,26 @@ func values(list []Field, name string) (all []string) {
 	return all
 }
 
-// trailers lists the names of trailer fields but gRPC's status, each once.
-func trailers(live, role *Answer) (names []string) {
-	for _, list := range [][]Field{live.Trailer, role.Trailer} {
-		for _, f := range list {
-			if f.Name != "grpc-status" {
-				names = append(names, f.Name)
-			}
+// trailers compares all trailer fields but gRPC's status, which is compared as such.
+func (w *walker) trailers(live, role []Field) {
+	a, b := byName(live), byName(role)
+	for name := range b {
+		if _, both := a[name]; !both {
+			a[name] = nil
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	delete(a, "grpc-status")
+	for _, name := range slices.Sorted(maps.Keys(a)) {
+		w.field("trailer:"+name, a[name], b[name])
+	}
+}
+
+func byName(list []Field) map[string][]string {
+	all := map[string][]string{}
+	for _, f := range list {
+		all[f.Name] = append(all[f.Name], f.Value)
+	}
+	return all
 }
 
 // field compares the values of a header or trailer field, in their order.
