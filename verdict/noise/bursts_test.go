@@ -267,15 +267,30 @@ func TestWrongFieldAmongNoise(t *testing.T) {
 	}
 }
 
+// TestWrongNoisyField has the wrong field noisy itself, twice as often on either role
+// as it is wrong.
+func TestWrongNoisyField(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: ten runs at full size")
+	}
+	if got := noisyWorld().tally(t, 10); got.good < 8 {
+		t.Errorf("got %d good of %d, want 8", got.good, got.seeds)
+	}
+}
+
+func noisyWorld() world {
+	w := theWorld
+	w.wrongNoise = 0.002
+	return w
+}
+
 // BenchmarkWrongFieldAmongNoise reports of how many of 100 seeds: as above, and
 // where the wrong field is noisy itself, in 0.2 % of answers of either role.
 func BenchmarkWrongFieldAmongNoise(b *testing.B) {
-	noisy := theWorld
-	noisy.wrongNoise = 0.002
 	for _, bb := range []struct {
 		name string
 		world
-	}{{"clean", theWorld}, {"noisy", noisy}} {
+	}{{"clean", theWorld}, {"noisy", noisyWorld()}} {
 		b.Run(bb.name, func(b *testing.B) {
 			for b.Loop() {
 				got := bb.tally(b, 100)

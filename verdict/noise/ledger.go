@@ -65,12 +65,15 @@ type field struct {
 	Both          uint64  `json:"both"`
 	ByBlock       wealth  `json:"by_block"`
 	ByUser        wealth  `json:"by_user"`
+	ByBoth        wealth  `json:"by_both"`
 	ShadowBlocks  uint64  `json:"shadow_blocks"`
 	ControlBlocks uint64  `json:"control_blocks"`
 	Users         uint64  `json:"users"`        // with an event, of which
 	ShadowUsers   uint64  `json:"shadow_users"` // their first was shadow's
 	Moments       moments `json:"moments"`
-	Now           int64   `json:"now"` // of this block, events of shadow less those of control
+	Now           int64   `json:"now"`            // of this block, events of shadow less those of control
+	ShadowFirsts  int     `json:"shadow_firsts"`  // and users whose first event is of this block,
+	ControlFirsts int     `json:"control_firsts"` // by whose it was
 
 	events map[uint64]int64    // of this block, by user, the same
 	met    map[uint64]struct{} // users who had an event
@@ -329,6 +332,9 @@ func (l *Ledger) event(f *field, user uint64, sign int64) {
 	f.Users++
 	if sign > 0 {
 		f.ShadowUsers++
+		f.ShadowFirsts++
+	} else {
+		f.ControlFirsts++
 	}
 	f.ByUser.bet(float64(sign))
 }
@@ -399,6 +405,8 @@ func (f *field) endBlock(pairs float64) {
 	}
 	clear(f.events)
 	f.ByBlock.bet(scoreOf(shadow, control))
+	f.ByBoth.bet(scoreOf(f.ShadowFirsts, f.ControlFirsts))
+	f.ShadowFirsts, f.ControlFirsts = 0, 0
 	switch {
 	case shadow > control:
 		f.ShadowBlocks++

@@ -77,7 +77,7 @@ func (z *multipliers) at(blocks int) float64 {
 // evidence is the natural logarithm of a field's e-value. The mean of two e-values
 // is one, and so is the smaller.
 func (l *Ledger) evidence(key fieldKey, f *field) float64 {
-	log := min(f.ByBlock.log(), f.ByUser.log())
+	log := logMean([]float64{min(f.ByBlock.log(), f.ByUser.log()), f.ByBoth.log()})
 	if h, ok := l.history(key, f, l.route(key.Route).Blocks); ok {
 		log = logMean([]float64{log, h})
 	}

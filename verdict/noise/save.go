@@ -156,12 +156,15 @@ func (f *field) plausible() bool {
 			return false
 		}
 	}
-	for _, w := range []wealth{f.ByBlock, f.ByUser} {
+	for _, w := range []wealth{f.ByBlock, f.ByUser, f.ByBoth} {
 		for _, log := range w {
 			if math.Abs(log) > most {
 				return false
 			}
 		}
+	}
+	if f.ShadowFirsts < 0 || f.ShadowFirsts > 1<<40 || f.ControlFirsts < 0 || f.ControlFirsts > 1<<40 {
+		return false
 	}
 	return f.Moments.DD >= 0 && f.Moments.DD < most && math.Abs(f.Moments.DN) < most && f.Now > -1<<60 && f.Now < 1<<60
 }
