@@ -2,6 +2,7 @@ package compare
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -494,19 +495,23 @@ func (w *walker) matched(live, role []any, key func(any) string, at nodes, rule,
 	}
 }
 
-// keyOf is the key of an element: its member of that name. Elements without one
-// share a key.
+// keyOf is the key of an element: its member of that name, a text or a number.
+// Elements without one share a key.
 func keyOf(v any, name string) string {
 	m, _ := v.(map[string]any)
 	k := m[name]
 	if list, ok := k.(repeated); ok && len(list) == 1 {
 		k = list[0]
 	}
-	if k == nil || container(k) {
-		return ""
+	switch k := k.(type) {
+	case string:
+		return "s" + k
+	case json.Number:
+		return "n" + string(k)
+	case octets:
+		return "x" + string(k)
 	}
-	l := leafOf(k)
-	return string(l.kind) + l.text
+	return ""
 }
 
 // canonical writes a value so that two are equal if and only if they differ in
