@@ -11,10 +11,6 @@ func compareKeys(a, b fieldKey) int {
 	return cmp.Or(cmp.Compare(a.Route, b.Route), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Kind, b.Kind))
 }
 
-func sortHistory(h *History) {
-	slices.SortFunc(h.Routes, func(a, b HistoryRoute) int { return cmp.Compare(a.Route, b.Route) })
-}
-
 // Report returns what is known now. It shares the examples' memory with l, which
 // does not change them, only replaces them.
 func (l *Ledger) Report() Report {
