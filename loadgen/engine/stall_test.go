@@ -280,6 +280,9 @@ func TestStallInRealTime(t *testing.T) {
 			// What a bystander was held up by, the generator may have been too.
 			held := max(late(), got.Pacing.Max())
 			t.Logf("the machine held goroutines up by %v at most", held)
+			if s.mu < 3*c.rate || held > length/4 {
+				t.Skipf("the machine is too busy for the rate: the server drained %.0f/s at %.0f/s, and goroutines were held up by %v", s.mu, c.rate, held)
+			}
 			for _, f := range s.check(&got.Response, within, held) {
 				t.Error(f)
 			}
