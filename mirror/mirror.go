@@ -270,8 +270,11 @@ func (m *Mirror) Run(ctx context.Context) error {
 	if m.cfg.Switchback > 0 {
 		m.keep(background, &helpers, "switchback", m.switchback)
 	}
-	m.keep(background, &helpers, "pairs", m.pairs.Run)
 	m.startSenders(background, &helpers)
+	telling, told := context.WithCancel(context.WithoutCancel(ctx))
+	defer told()
+	var teller sync.WaitGroup
+	m.keep(telling, &teller, "pairs", m.pairs.Run)
 
 	var relays sync.WaitGroup
 	for _, f := range m.fronts {
@@ -282,6 +285,8 @@ func (m *Mirror) Run(ctx context.Context) error {
 	err := m.lanes.Close()
 	stop()
 	helpers.Wait()
+	told() // when there is no pair to come
+	teller.Wait()
 	return err
 }
 

@@ -189,13 +189,14 @@ func (r *rig) do(method, user, path, body string, header ...string) int {
 	return resp.StatusCode
 }
 
-// settled waits until n copies were offered to the shadow, and none is held.
+// settled waits until n copies were offered to the shadow, and none is held: the
+// lanes let go of a copy before its pair is counted, and its memory comes last.
 func (r *rig) settled(n uint64) lanes.Snapshot {
 	r.t.Helper()
 	var s lanes.Snapshot
 	waitFor(r.t, fmt.Sprintf("%d copies to be offered and to end", n), func() bool {
 		s = r.lanes.Snapshot()
-		return s.Offered[lanes.Shadow] >= n && s.Copies == 0
+		return s.Offered[lanes.Shadow] >= n && s.Copies == 0 && r.account.held.Load() == 0
 	})
 	if s.Offered[lanes.Shadow] != n {
 		r.t.Fatalf("got %d copies offered, want %d", s.Offered[lanes.Shadow], n)
