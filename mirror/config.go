@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"darklaunch/mirror/guard"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -57,6 +58,10 @@ type Config struct {
 	// Switchback is the share, in ppm, of 5 s slices in which nothing is sent,
 	// so that live can be compared with and without. Zero is none, 500,000 the most.
 	Switchback int32
+	// Guard is when mirroring switches itself off because live is hurt. Unguarded
+	// says that it never does.
+	Guard     guard.Config
+	Unguarded bool
 	// Recycle closes connections that stay dark after a resume, at what looks
 	// like a message boundary.
 	Recycle bool
@@ -84,6 +89,8 @@ type Config struct {
 	ShadowTimeout time.Duration
 	// DrainTimeout bounds the end of Run. Zero means 10s.
 	DrainTimeout time.Duration
+
+	blockLength time.Duration // tests have shorter ones
 
 	// Version is told in the pair stream, for people.
 	Version string
@@ -149,6 +156,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, 10*time.Second)
 	cfg.ShadowTimeout = cmp.Or(cfg.ShadowTimeout, 5*time.Second)
 	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 10*time.Second)
+	cfg.blockLength = cmp.Or(cfg.blockLength, blockLength)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -179,6 +187,9 @@ func (cfg *Config) check() error {
 		if n.value < 0 || n.value > n.most {
 			return fmt.Errorf("%s %d: want 0 to %d", n.name, n.value, n.most)
 		}
+	}
+	if g := cfg.Guard; g.Overhead < 0 || g.Blocks < 0 || !(g.Errors >= 0 && g.Errors <= 1) {
+		return fmt.Errorf("guard %v, %v, %d blocks: want limits above zero, and a share", g.Overhead, g.Errors, g.Blocks)
 	}
 	names := map[string]bool{"admin": true, "metrics": true}
 	for i := range cfg.Fronts {

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"darklaunch/internal/hist"
+	"darklaunch/mirror/guard"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
 	"darklaunch/mirror/pairs"
@@ -23,10 +24,11 @@ type metrics struct {
 	abandoned    map[observe.Reason]prometheus.Counter
 	unattributed map[sample.Reason]prometheus.Counter
 	panics       *prometheus.CounterVec
+	guarded      map[guard.Symptom]prometheus.Counter
 }
 
 // panicking are the parts in which a panic is counted.
-var panicking = []string{"observer", "sender", "backend", "lanes", "switches", "switchback", "pairs"}
+var panicking = []string{"observer", "sender", "backend", "lanes", "switches", "guard", "pairs"}
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -52,6 +54,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		marked:       prometheus.NewCounter(prometheus.CounterOpts{Name: "mirror_marked_requests_total", Help: "Requests that came marked as a copy, and were not copied."}),
 		abandoned:    map[observe.Reason]prometheus.Counter{},
 		unattributed: map[sample.Reason]prometheus.Counter{},
+		guarded:      map[guard.Symptom]prometheus.Counter{},
 	}
 	reg.MustRegister(m.marked)
 	abandoned := counter("mirror_observe_abandoned_total", "Connections that are relayed and no longer read, by why.", "reason")
@@ -61,6 +64,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	unattributed := counter("mirror_unattributed_writes_total", "Exchanges on mirrored routes that may have changed the state of users whose key could not be read.", "reason")
 	for _, r := range sample.UnattributedReasons() {
 		m.unattributed[r] = unattributed.WithLabelValues(string(r))
+	}
+	guarded := counter("mirror_guard_trips_total", "How often the live guard switched mirroring off, by what it saw.", "symptom")
+	for _, symptom := range guard.Symptoms() {
+		m.guarded[symptom] = guarded.WithLabelValues(string(symptom))
 	}
 	for _, part := range panicking {
 		m.panics.WithLabelValues(part)
@@ -154,6 +161,7 @@ func (m *Mirror) count(x *observe.Exchange, p *passing) {
 	if x.Answer.Complete {
 		s.duration[b2i(p.sampled)][b2i(sending)].Observe(took.Seconds())
 	}
+	m.harm.observe(x, p.sampled)
 	if m.told {
 		s.pairs.Live(p.sampled, sending, took, x.Answer.Complete, effect(x) == lanes.Unknown)
 	}

@@ -30,6 +30,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"darklaunch/mirror/guard"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
 	"darklaunch/mirror/pairs"
@@ -62,6 +63,7 @@ type Mirror struct {
 	unsafe   bool          // some route copies what may change state
 
 	switches switches
+	harm     harm
 	sending  atomic.Bool   // copies leave: not off, and not held by a switchback
 	off      atomic.Uint32 // why mirroring is off, a lanes.Reason
 	dark     atomic.Bool   // decoders are abandoned until mirroring is resumed
@@ -84,6 +86,7 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	m.share.Store(&sample.Share{Sample: cfg.Sample, Admit: cfg.Admit})
 	m.observer = observe.New(observe.Config{MaxBody: cfg.MaxBody, Account: m.account})
 	m.metrics = newMetrics(reg)
+	m.harm.guard = guard.New(cfg.Guard)
 	m.second = make(chan leg)
 	m.sending.Store(true)
 	m.switches.m = m
@@ -168,6 +171,7 @@ func (m *Mirror) listen(reg prometheus.Registerer) error {
 		names[i] = f.cfg.Name
 	}
 	metrics := relay.NewMetrics(reg, names...)
+	m.harm.overhead = metrics.Overhead()
 	for i, f := range m.fronts {
 		r, err := relay.New(relay.Config{
 			Front: f.cfg.Name, Listen: f.cfg.Listen, Live: f.cfg.Live,
@@ -267,9 +271,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 	m.keep(background, &helpers, "lanes", m.lanes.Run)
 	m.keep(background, &helpers, "switches", m.switches.watch)
-	if m.cfg.Switchback > 0 {
-		m.keep(background, &helpers, "switchback", m.switchback)
-	}
+	m.keep(background, &helpers, "guard", m.blocks)
 	m.startSenders(background, &helpers)
 	telling, told := context.WithCancel(context.WithoutCancel(ctx))
 	defer told()

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"darklaunch/mirror"
+	"darklaunch/mirror/guard"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -37,6 +38,14 @@ type mirrorSettings struct {
 	Pairs       string           `yaml:"pairs"`
 	Record      []string         `yaml:"record"`
 	Limits      limitSettings    `yaml:"limits"`
+	Guard       guardSettings    `yaml:"guard"`
+}
+
+type guardSettings struct {
+	Off      bool          `yaml:"off"`
+	Overhead time.Duration `yaml:"overhead"`
+	Errors   share         `yaml:"errors"`
+	Blocks   int           `yaml:"blocks"`
 }
 
 type frontSettings struct {
@@ -166,6 +175,8 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 		Verdict: s.Verdict, Pairs: s.Pairs, Record: s.Record, Version: buildVersion().Version,
 		InFlight: s.Limits.InFlight, PendingBytes: int(s.Limits.PendingBytes), MaxBody: int(s.Limits.MaxBody),
 		MaxAge: s.Limits.MaxAge, ShadowTimeout: s.Limits.ShadowTimeout,
+		Guard:     guard.Config{Overhead: s.Guard.Overhead, Errors: float64(s.Guard.Errors) / sample.Buckets, Blocks: s.Guard.Blocks},
+		Unguarded: s.Guard.Off,
 	}
 	for _, h := range s.Headers {
 		action := map[string]shadow.Action{"remove": shadow.Remove, "set": shadow.Set, "replace": shadow.Replace}[h.Action]

@@ -49,6 +49,10 @@ func NewMetrics(reg prometheus.Registerer, fronts ...string) *Metrics {
 	return m
 }
 
+// Overhead returns what adds to a Hist how long bytes were held back since the
+// call before: mirror_relay_overhead_seconds, for a reader in this process.
+func (m *Metrics) Overhead() func(into *hist.Hist) { return m.overhead.Tap() }
+
 // frontMetrics are the series of one front, looked up once.
 type frontMetrics struct {
 	*Metrics
