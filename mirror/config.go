@@ -137,6 +137,10 @@ type Route struct {
 	Skip bool
 	// Unsafe copies those too that may change state.
 	Unsafe bool
+	// Stream says that its answers have no end in sight: they are copied when
+	// their request has ended, and never compared. That gRPC methods answer so
+	// Config.Descriptors say; other answers are found out after a second.
+	Stream bool
 	// Touch are extractors of other users that an exchange touches.
 	Touch []string
 }

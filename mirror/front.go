@@ -51,6 +51,7 @@ type route struct {
 	name   string
 	skip   bool
 	unsafe bool
+	stream bool
 	touch  []sample.Extractor
 	early  []sample.Extractor // of touch, those that need only the request's header
 	wants  reading            // of keys and touch
@@ -92,7 +93,9 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 			return nil, fmt.Errorf("route %q: %w", r.Pattern, err)
 		}
 		list[i] = sample.Route{Pattern: r.Pattern, Unsafe: r.Unsafe, Touch: touch}
-		f.routed[&list[i]] = f.newRoute(r.Pattern, r.Skip, r.Unsafe || m.cfg.Unsafe, touch)
+		route := f.newRoute(r.Pattern, r.Skip, r.Unsafe || m.cfg.Unsafe, touch)
+		route.stream = r.Stream
+		f.routed[&list[i]] = route
 		m.unsafe = m.unsafe || r.Unsafe
 	}
 	if f.routes, err = sample.NewRoutes(list); err != nil {

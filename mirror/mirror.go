@@ -60,6 +60,7 @@ type Mirror struct {
 	answers  *account      // of what roles' do
 	ids      atomic.Uint64 // of exchanges, for sample.MissingRandom
 	second   chan leg      // the other role of departures for two
+	streams  chan struct{} // one for each stream that is being sent
 	unsafe   bool          // some route copies what may change state
 
 	switches switches
@@ -88,6 +89,7 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	m.metrics = newMetrics(reg)
 	m.harm.guard = guard.New(cfg.Guard)
 	m.second = make(chan leg)
+	m.streams = make(chan struct{}, cfg.InFlight)
 	m.sending.Store(true)
 	m.switches.m = m
 
@@ -121,7 +123,8 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 		return shadow.New(shadow.Config{
 			Role: role, Address: address, Rules: m.cfg.Headers, Timeout: m.cfg.ShadowTimeout,
 			// Calls that the lanes wait for no longer may still be under way.
-			MaxCalls: 2 * m.cfg.InFlight,
+			// So many again may be streams.
+			MaxCalls: 3 * m.cfg.InFlight,
 			KeepBody: keepAnswer, Account: m.answers, Metrics: metrics,
 			Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
 		})

@@ -67,6 +67,7 @@ type routeSettings struct {
 	Pattern string   `yaml:"pattern"`
 	Mirror  *bool    `yaml:"mirror"`
 	Unsafe  bool     `yaml:"unsafe"`
+	Stream  bool     `yaml:"stream"`
 	Touch   []string `yaml:"touch"`
 }
 
@@ -215,7 +216,7 @@ func (f *frontSettings) config() mirror.Front {
 		ProxyIn: f.Proxy == "in" || f.Proxy == "both", ProxyOut: f.Proxy == "out" || f.Proxy == "both",
 	}
 	for _, r := range f.Routes {
-		front.Routes = append(front.Routes, mirror.Route{Pattern: r.Pattern, Skip: r.Mirror != nil && !*r.Mirror, Unsafe: r.Unsafe, Touch: r.Touch})
+		front.Routes = append(front.Routes, mirror.Route{Pattern: r.Pattern, Skip: r.Mirror != nil && !*r.Mirror, Unsafe: r.Unsafe, Stream: r.Stream, Touch: r.Touch})
 	}
 	for _, a := range f.Assign {
 		front.Assign = append(front.Assign, mirror.Assign(a))

@@ -56,6 +56,16 @@ func (d *Descriptors) NoSideEffects(path string) bool {
 	return ok && o.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS
 }
 
+// ServerStreams reports whether the method at path is known, takes one message
+// and answers with a stream of them.
+func (d *Descriptors) ServerStreams(path string) bool {
+	if d == nil || d.methods[path] == nil {
+		return false
+	}
+	m := d.methods[path]
+	return m.IsStreamingServer() && !m.IsStreamingClient()
+}
+
 // protoStep is one field on the way to a value.
 type protoStep struct {
 	number protowire.Number

@@ -616,3 +616,5 @@ func TestNetHTTP(t *testing.T) {
 		})
 	}
 }
+
+func (taker) Ongoing(*observe.Exchange, bool) bool { return false }
