@@ -66,7 +66,7 @@ func TestGuard(t *testing.T) {
 		block(true)
 		block(false)
 	}
-	if s := r.Status(); !s.Enabled || s.Guard != (GuardStatus{Enabled: true, Evidence: guard.Switchback}) {
+	if s := r.Status(); !s.Enabled || s.Guard != (GuardStatus{Active: true, Evidence: guard.Switchback}) {
 		t.Fatalf("got %+v, want it on, and a switchback to compare with", s.Guard)
 	}
 	fault.armed.Store(true)

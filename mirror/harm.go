@@ -135,7 +135,7 @@ func (m *Mirror) judgeBlock(before, after sums, overhead *hist.Hist, held bool) 
 
 // GuardStatus is what the live guard makes of what it sees.
 type GuardStatus struct {
-	Enabled bool `json:"enabled"`
+	Active bool `json:"active"`
 	// Evidence is what live is compared with: switchback, baseline, or no baseline.
 	Evidence guard.Evidence `json:"evidence"`
 	// Bad is how many blocks in a row were bad until now, Trips how often that
