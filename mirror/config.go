@@ -141,8 +141,25 @@ type Route struct {
 	// their request has ended, and never compared. That gRPC methods answer so
 	// Config.Descriptors say; other answers are found out after a second.
 	Stream bool
+	// Compare are the headers of answers that are compared beside status, body
+	// and trailers. Nil means content-type.
+	Compare []string
+	// Masks are where answers may differ. Both answers are then shipped, and
+	// compared by a verdict, of a share of the users in ppm that is fixed and is
+	// theirs alone, whatever the sample. A zero Share means all.
+	Masks []Mask
+	Share int32
 	// Touch are extractors of other users that an exchange touches.
 	Touch []string
+}
+
+// Mask is a place in answers whose values may differ.
+type Mask struct {
+	// Field is header:NAME, json:$.a.b[*], form:NAME or proto:1.3.
+	Field string
+	// Within is by how much: a number, or a duration for times. Empty is any.
+	// What is compared so must be shown by Config.Record.
+	Within string
 }
 
 // Assign puts a value of live's answer into the copy.

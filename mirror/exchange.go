@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type candidate struct {
 	marked   bool // it is a copy of another mirror's
 	unsafe   bool
 	offered  bool         // before its end, as a stream
+	author   string       // kept where pairs of some alone are shipped
 	nobody   bool         // it is sampled by itself, and has no author
 	unkept   lanes.Reason // why its bodies were not kept
 	id       uint64
@@ -68,6 +70,9 @@ func (c *connection) Request(x *observe.Exchange) observe.Mode {
 func (t *candidate) settle() {
 	d := &t.decision
 	t.nobody = d.Author.Key == ""
+	if t.route.stats.pairs.Partial() {
+		t.author = strings.Clone(d.Author.Key)
+	}
 	d.Author.Key = ""
 	for i := range d.Touched {
 		d.Touched[i].Key = ""
@@ -210,7 +215,7 @@ func (c *connection) pending(x *observe.Exchange, t *candidate, live lanes.Effec
 	c.meet(p.copy.Users)
 	p.copy.Author, p.copy.Unsafe, p.copy.Live = t.decision.Author.Admitted && !t.nobody, t.unsafe, live
 	p.copy.Start, p.copy.End = x.Request.First, end
-	p.author = t.decision.Author.ID
+	p.author, p.pair.Author = t.decision.Author.ID, t.author
 	return p
 }
 
@@ -304,7 +309,7 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) boo
 		} else {
 			p.copy.Bytes = int64(p.x.Held())
 			p.sent.ID, p.sent.Key = newID(), p.author
-			p.pair = pairs.Pair{Route: p.route.stats.pairs, ID: p.sent.ID, Key: p.author, Unsafe: p.copy.Unsafe, Live: p.x}
+			p.pair = pairs.Pair{Route: p.route.stats.pairs, ID: p.sent.ID, Key: p.author, Author: p.pair.Author, Unsafe: p.copy.Unsafe, Live: p.x}
 			p.copy.Release = func() {
 				m.pairs.End(&p.pair)
 				p.x.Release()

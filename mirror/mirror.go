@@ -54,6 +54,7 @@ type Mirror struct {
 	fronts   []*front
 	pairs    *pairs.Pairs
 	told     bool // somebody reads the pairs
+	ships    bool // some routes' pairs are compared by who reads them
 	tally    tally
 	learner  learner
 	account  *account      // of what live's exchanges hold
@@ -111,8 +112,12 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	return m, nil
 }
 
-// keepAnswer is how much of a role's answer may be shown; all of it is compared.
-const keepAnswer = 32 << 10
+const (
+	// keepAnswer is how much of a role's answer may be shown; all of it is compared.
+	keepAnswer = 32 << 10
+	// keepWhole is how much there may be of one that is compared by its fields.
+	keepWhole = 256 << 10
+)
 
 // openFronts makes fronts and backends, of which nothing runs yet.
 func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
@@ -125,7 +130,7 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 			// Calls that the lanes wait for no longer may still be under way.
 			// So many again may be streams.
 			MaxCalls: 3 * m.cfg.InFlight,
-			KeepBody: keepAnswer, Account: m.answers, Metrics: metrics,
+			KeepBody: m.keepAnswer(), Account: m.answers, Metrics: metrics,
 			Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
 		})
 	}
@@ -145,6 +150,13 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 		m.fronts = append(m.fronts, f)
 	}
 	return nil
+}
+
+func (m *Mirror) keepAnswer() int {
+	if m.ships {
+		return keepWhole
+	}
+	return keepAnswer
 }
 
 func (m *Mirror) openLanes() (err error) {

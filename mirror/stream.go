@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -34,7 +35,13 @@ func (m *Mirror) openPairs(reg prometheus.Registerer) error {
 		for _, r := range f.Routes {
 			if !known[r.Pattern] {
 				known[r.Pattern] = true
-				cfg.Routes = append(cfg.Routes, pairs.RouteConfig{Name: r.Pattern, Unsafe: r.Unsafe || m.cfg.Unsafe})
+				route, err := comparing(&r, policy)
+				if err != nil {
+					return fmt.Errorf("front %s: %w", f.Name, err)
+				}
+				route.Unsafe = r.Unsafe || m.cfg.Unsafe
+				m.ships = m.ships || route.Elsewhere
+				cfg.Routes = append(cfg.Routes, route)
 			}
 		}
 	}

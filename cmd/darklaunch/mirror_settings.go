@@ -64,11 +64,19 @@ type frontSettings struct {
 }
 
 type routeSettings struct {
-	Pattern string   `yaml:"pattern"`
-	Mirror  *bool    `yaml:"mirror"`
-	Unsafe  bool     `yaml:"unsafe"`
-	Stream  bool     `yaml:"stream"`
-	Touch   []string `yaml:"touch"`
+	Pattern string        `yaml:"pattern"`
+	Mirror  *bool         `yaml:"mirror"`
+	Unsafe  bool          `yaml:"unsafe"`
+	Stream  bool          `yaml:"stream"`
+	Touch   []string      `yaml:"touch"`
+	Compare []string      `yaml:"compare"`
+	Masks   []maskSetting `yaml:"masks"`
+	Share   share         `yaml:"share"`
+}
+
+type maskSetting struct {
+	Field  string `yaml:"field"`
+	Within string `yaml:"within"`
 }
 
 type assignSetting struct {
@@ -216,7 +224,14 @@ func (f *frontSettings) config() mirror.Front {
 		ProxyIn: f.Proxy == "in" || f.Proxy == "both", ProxyOut: f.Proxy == "out" || f.Proxy == "both",
 	}
 	for _, r := range f.Routes {
-		front.Routes = append(front.Routes, mirror.Route{Pattern: r.Pattern, Skip: r.Mirror != nil && !*r.Mirror, Unsafe: r.Unsafe, Stream: r.Stream, Touch: r.Touch})
+		route := mirror.Route{
+			Pattern: r.Pattern, Skip: r.Mirror != nil && !*r.Mirror, Unsafe: r.Unsafe, Stream: r.Stream, Touch: r.Touch,
+			Compare: r.Compare, Share: int32(r.Share),
+		}
+		for _, m := range r.Masks {
+			route.Masks = append(route.Masks, mirror.Mask(m))
+		}
+		front.Routes = append(front.Routes, route)
 	}
 	for _, a := range f.Assign {
 		front.Assign = append(front.Assign, mirror.Assign(a))

@@ -186,6 +186,12 @@ func (n *node) add(path []string) *node {
 	return n
 }
 
+// Place reports why field, written as in Allow, names no place.
+func Place(field string) error {
+	_, err := parse(field)
+	return err
+}
+
 // Check returns an error that names rule and field if the field, written as in
 // Allow with or without the prefix answer:, is not shown: what a comparison or a
 // way back reads must be.
