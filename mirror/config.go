@@ -17,6 +17,8 @@ import (
 	"unicode/utf8"
 
 	"darklaunch/mirror/guard"
+	"darklaunch/mirror/ids"
+	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -117,6 +119,9 @@ type Front struct {
 	// Assign are values of live's answers that unsafe copies carry, for roles
 	// that take what live decided.
 	Assign []Assign
+	// IDs are where live and a role, of lanes.NumRoles, each name what they make;
+	// see package ids. A config without Learn is none.
+	IDs [lanes.NumRoles]ids.Config
 
 	// Certificate and Key are PEM files; TLS ends here when they are set.
 	Certificate, Key string

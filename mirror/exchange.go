@@ -117,7 +117,7 @@ func (c *connection) Answer(x *observe.Exchange) observe.Mode {
 	switch {
 	case !ok || t.final && (t.marked || !t.decision.Admitted || t.unkept != lanes.NotDropped):
 		return observe.Ignore
-	case !t.final && t.route.wants.answerBody, t.unsafe && len(c.f.assign) > 0, c.m.told:
+	case !t.final && t.route.wants.answerBody, t.unsafe && len(c.f.assign) > 0, c.f.translates, c.m.told:
 		return observe.Keep
 	}
 	return observe.Hash

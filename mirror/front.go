@@ -23,12 +23,14 @@ type front struct {
 	relay    *relay.Relay
 	backends [lanes.NumRoles]*shadow.Backend // nil where there is no such role
 
-	keys   []sample.Extractor
-	early  int     // how many of keys, from the first, need only the request's header
-	wants  reading // what keys need
-	assign []*ids.Assign
-	routes *sample.Routes
-	routed map[*sample.Route]*route // configured
+	keys       []sample.Extractor
+	early      int     // how many of keys, from the first, need only the request's header
+	wants      reading // what keys need
+	assign     []*ids.Assign
+	ids        [lanes.NumRoles]*ids.Table // nil where there is none
+	translates bool                       // there is a table
+	routes     *sample.Routes
+	routed     map[*sample.Route]*route // configured
 
 	mu      sync.Mutex
 	learned map[string]*route
@@ -85,6 +87,16 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 			return nil, fmt.Errorf("assign: %w", err)
 		}
 		f.assign = append(f.assign, rule)
+	}
+	for role := range cfg.IDs {
+		if len(cfg.IDs[role].Learn) == 0 {
+			continue
+		}
+		if f.ids[role], err = ids.NewTable(cfg.IDs[role]); err != nil {
+			return nil, fmt.Errorf("%s: %w", lanes.Role(role), err)
+		}
+		f.translates = true
+		m.ships = true // by their fields, here
 	}
 	list := make([]sample.Route, len(cfg.Routes))
 	for i, r := range cfg.Routes {

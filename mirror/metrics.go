@@ -10,6 +10,7 @@ import (
 
 	"darklaunch/internal/hist"
 	"darklaunch/mirror/guard"
+	"darklaunch/mirror/ids"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
 	"darklaunch/mirror/pairs"
@@ -73,6 +74,29 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.panics.WithLabelValues(part)
 	}
 	return m
+}
+
+// registerIDs exports what the tables of ids count.
+func (m *Mirror) registerIDs(reg prometheus.Registerer) {
+	for _, f := range m.fronts {
+		for role, table := range f.ids {
+			if table == nil {
+				continue
+			}
+			for outcome, count := range map[string]func(ids.Counts) uint64{
+				"learned":   func(c ids.Counts) uint64 { return c.Learned },
+				"rewritten": func(c ids.Counts) uint64 { return c.Rewritten },
+				"unknown":   func(c ids.Counts) uint64 { return c.Unknown },
+				"conflict":  func(c ids.Counts) uint64 { return c.Conflicts },
+			} {
+				reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+					Name:        "mirror_ids_total",
+					Help:        "Ids that live and a role name differently: learned, rewritten, sent as they were for want of a twin, or learned to be another's.",
+					ConstLabels: prometheus.Labels{"front": f.cfg.Name, "role": lanes.Role(role).String(), "outcome": outcome},
+				}, func() float64 { return float64(count(table.Counts())) }))
+			}
+		}
+	}
 }
 
 // routeStats are the series of one route on one front, looked up once.

@@ -108,6 +108,7 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 		return nil, errors.Join(err, m.lanes.Close())
 	}
 	reg.MustRegister(m.lanes)
+	m.registerIDs(reg)
 	m.switches.readFile()
 	return m, nil
 }
@@ -127,27 +128,29 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 		}
 		return shadow.New(shadow.Config{
 			Role: role, Address: address, Rules: m.cfg.Headers, Timeout: m.cfg.ShadowTimeout,
-			// Calls that the lanes wait for no longer may still be under way.
-			// So many again may be streams.
+			// Calls that the lanes wait for no longer may still be under way, and so
+			// many again may be streams.
 			MaxCalls: 3 * m.cfg.InFlight,
 			KeepBody: m.keepAnswer(), Account: m.answers, Metrics: metrics,
 			Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
 		})
 	}
-	if m.shadow, err = backend("shadow", m.cfg.Shadow); err != nil {
-		return err
-	}
 	m.unsafe = m.cfg.Unsafe
-	for i := range m.cfg.Fronts {
+	for i := range m.cfg.Fronts { // before the backends, which depend on them
 		f, err := newFront(m, &m.cfg.Fronts[i])
 		if err != nil {
 			return fmt.Errorf("front %s: %w", m.cfg.Fronts[i].Name, err)
 		}
+		m.fronts = append(m.fronts, f)
+	}
+	if m.shadow, err = backend("shadow", m.cfg.Shadow); err != nil {
+		return err
+	}
+	for _, f := range m.fronts {
 		f.backends[lanes.Shadow] = m.shadow
 		if f.backends[lanes.Control], err = backend("control", f.cfg.Control); err != nil {
 			return fmt.Errorf("front %s: %w", f.cfg.Name, err)
 		}
-		m.fronts = append(m.fronts, f)
 	}
 	return nil
 }

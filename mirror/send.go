@@ -109,7 +109,15 @@ func (m *Mirror) attempt(l leg, begun *bool) attempt {
 	judged := false
 	b := l.p.front.backends[l.role]
 	o := b.NewOutcome()
-	err := b.Send(l.p.call(), func() (ok bool) {
+	own := l.p.call()
+	unknown := l.p.unassigned
+	table := l.p.front.ids[l.role]
+	if table != nil {
+		var missing bool
+		own, missing = table.Copy(own)
+		unknown = unknown || missing
+	}
+	err := b.Send(own, func() (ok bool) {
 		judged, ok = m.lanes.Sent(&l.p.copy, l.role)
 		*begun = ok
 		return ok
@@ -127,7 +135,12 @@ func (m *Mirror) attempt(l leg, begun *bool) attempt {
 	if o.Stopped {
 		effect = lanes.Unknown
 	}
-	l.p.pair.Answered(l.role, o, judged, l.p.unassigned)
+	if table != nil {
+		for _, a := range o.Answers {
+			unknown = table.Answer(l.p.x, a) || unknown
+		}
+	}
+	l.p.pair.Answered(l.role, o, judged, unknown)
 	return attempt{effect: effect}
 }
 

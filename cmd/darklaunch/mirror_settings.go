@@ -10,6 +10,8 @@ import (
 
 	"darklaunch/mirror"
 	"darklaunch/mirror/guard"
+	"darklaunch/mirror/ids"
+	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -56,6 +58,7 @@ type frontSettings struct {
 	Keys    []string        `yaml:"key"`
 	Routes  []routeSettings `yaml:"routes"`
 	Assign  []assignSetting `yaml:"assign"`
+	IDs     []idsSetting    `yaml:"ids"`
 	Cert    string          `yaml:"tls-cert"`
 	Key     string          `yaml:"tls-key"`
 	LiveCA  string          `yaml:"live-ca"`
@@ -82,6 +85,14 @@ type maskSetting struct {
 type assignSetting struct {
 	From string `yaml:"from"`
 	To   string `yaml:"to"`
+}
+
+type idsSetting struct {
+	Role     string   `yaml:"role"`
+	Learn    []string `yaml:"learn"`
+	Requests []string `yaml:"requests"`
+	Answers  []string `yaml:"answers"`
+	Max      int      `yaml:"max"`
 }
 
 type headerSettings struct {
@@ -213,7 +224,7 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 }
 
 func (f *frontSettings) empty() bool {
-	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && len(f.Assign) == 0 &&
+	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && len(f.Assign) == 0 && len(f.IDs) == 0 &&
 		f.Cert == "" && f.Key == "" && f.LiveCA == "" && !f.LiveH2C && f.Proxy == ""
 }
 
@@ -235,6 +246,10 @@ func (f *frontSettings) config() mirror.Front {
 	}
 	for _, a := range f.Assign {
 		front.Assign = append(front.Assign, mirror.Assign(a))
+	}
+	for _, t := range f.IDs {
+		role := map[string]lanes.Role{"shadow": lanes.Shadow, "control": lanes.Control}[t.Role] // the schema has checked it
+		front.IDs[role] = ids.Config{Learn: t.Learn, Requests: t.Requests, Answers: t.Answers, Max: t.Max}
 	}
 	return front
 }
