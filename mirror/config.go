@@ -19,6 +19,7 @@ import (
 	"darklaunch/mirror/guard"
 	"darklaunch/mirror/ids"
 	"darklaunch/mirror/lanes"
+	"darklaunch/mirror/process"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -74,6 +75,9 @@ type Config struct {
 	Verdict string
 	// Record lists what pairs may show in the clear, as record.Config.Allow.
 	Record []string
+
+	// Scrape says which processes tell in the pair stream what their work costs.
+	Scrape process.Config
 
 	// InFlight bounds the copies that a role was sent and has not answered.
 	// Zero means 64, 4,096 is the most.

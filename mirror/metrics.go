@@ -29,7 +29,7 @@ type metrics struct {
 }
 
 // panicking are the parts in which a panic is counted.
-var panicking = []string{"observer", "sender", "backend", "lanes", "switches", "guard", "pairs"}
+var panicking = []string{"observer", "sender", "backend", "lanes", "switches", "guard", "pairs", "scraper"}
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {

@@ -34,6 +34,7 @@ import (
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
 	"darklaunch/mirror/pairs"
+	"darklaunch/mirror/process"
 	"darklaunch/mirror/relay"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
@@ -55,6 +56,7 @@ type Mirror struct {
 	pairs    *pairs.Pairs
 	told     bool // somebody reads the pairs
 	ships    bool // some routes' pairs are compared by who reads them
+	scraper  *process.Scraper
 	tally    tally
 	learner  learner
 	account  *account      // of what live's exchanges hold
@@ -94,6 +96,10 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	m.sending.Store(true)
 	m.switches.m = m
 
+	var err error
+	if m.scraper, err = process.New(cfg.Scrape, reg); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	if err := m.openPairs(reg); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -290,6 +296,9 @@ func (m *Mirror) Run(ctx context.Context) error {
 	m.keep(background, &helpers, "lanes", m.lanes.Run)
 	m.keep(background, &helpers, "switches", m.switches.watch)
 	m.keep(background, &helpers, "guard", m.blocks)
+	if len(m.cfg.Scrape.Targets) > 0 {
+		m.keep(background, &helpers, "scraper", m.scraper.Run)
+	}
 	m.startSenders(background, &helpers)
 	telling, told := context.WithCancel(context.WithoutCancel(ctx))
 	defer told()

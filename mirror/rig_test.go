@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,7 +37,8 @@ type request struct {
 // not, on a real socket.
 type service struct {
 	*httptest.Server
-	handle http.HandlerFunc // nil answers ok
+	handle  http.HandlerFunc // nil answers ok
+	forgets bool             // what it has seen
 
 	mu   sync.Mutex
 	seen []request
@@ -76,7 +78,9 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		got.body = "cut: " + err.Error()
 	}
 	s.mu.Lock()
-	s.seen = append(s.seen, got)
+	if !s.forgets {
+		s.seen = append(s.seen, got)
+	}
 	s.mu.Unlock()
 	if s.handle != nil {
 		s.handle(w, r)
@@ -107,6 +111,10 @@ func (s *service) requests() []request {
 	defer s.mu.Unlock()
 	return append([]request(nil), s.seen...)
 }
+
+// fullSize says that tests have the size of a real run, of minutes: set
+// DARKLAUNCH_FULL, as make bench does.
+func fullSize() bool { return os.Getenv("DARKLAUNCH_FULL") != "" }
 
 // rig is a mirror that runs, between a live service and a shadow.
 type rig struct {

@@ -80,7 +80,12 @@ func (m *Mirror) header(in [lanes.NumRoles]bool) *pairv1.Header {
 	return h
 }
 
-// fill adds to a window what the lanes count.
+// processRoles are those of scraped processes as the pair stream has them.
+var processRoles = map[string]pairv1.Role{
+	"live": pairv1.Role_ROLE_LIVE, "shadow": pairv1.Role_ROLE_SHADOW, "control": pairv1.Role_ROLE_CONTROL,
+}
+
+// fill adds to a window what the lanes count and what processes say.
 func (m *Mirror) fill(w *pairv1.Window) {
 	s := m.lanes.Snapshot()
 	w.Sending = m.sending.Load()
@@ -99,5 +104,11 @@ func (m *Mirror) fill(w *pairv1.Window) {
 			}
 		}
 		w.Accounting = append(w.Accounting, a)
+	}
+	for _, p := range m.scraper.Take() {
+		w.Processes = append(w.Processes, &pairv1.Process{
+			Role: processRoles[p.Role], Name: p.URL, Time: p.Time.UnixNano(),
+			CpuSeconds: p.CPU, Allocations: p.Allocations, Requests: p.Requests, StartSeconds: p.Start,
+		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"darklaunch/mirror/guard"
 	"darklaunch/mirror/ids"
 	"darklaunch/mirror/lanes"
+	"darklaunch/mirror/process"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -39,6 +40,8 @@ type mirrorSettings struct {
 	Verdict     string           `yaml:"verdict"`
 	Pairs       string           `yaml:"pairs"`
 	Record      []string         `yaml:"record"`
+	Scrape      []string         `yaml:"scrape"`
+	Requests    string           `yaml:"scrape-requests"`
 	Limits      limitSettings    `yaml:"limits"`
 	Guard       guardSettings    `yaml:"guard"`
 }
@@ -136,7 +139,8 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.Front.Live, "live", nil, "`address` of the live service, host:port or https://host:port; repeated, the least loaded is picked for each connection")
 	f.StringVar(&s.Shadow, "shadow", "", "`address` of the system on trial; empty relays and measures alone")
 	f.StringVar(&s.Front.Control, "control", "", "`address` of a second copy of the live build, to tell noise")
-	for _, many := range []string{"live", "key"} {
+	f.StringArrayVar(&s.Scrape, "scrape", nil, "`ROLE=URL` of a process's metrics, as shadow=http://127.0.0.1:9100/metrics; repeated: their CPU time, allocations and requests go into the pair stream")
+	for _, many := range []string{"live", "key", "scrape"} {
 		defer func() { f.Lookup(many).DefValue = "" }() // [] to the library; none to people
 	}
 	shareVar(f, &s.Sample, "sample", 100_000, "share of the users who are mirrored and compared")
@@ -210,6 +214,14 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 		if cfg.Descriptors, err = sample.ParseDescriptors(set); err != nil {
 			return cfg, usageErrorf("--descriptors %s: %w", s.Descriptors, err)
 		}
+	}
+	cfg.Scrape.Requests = s.Requests
+	for _, text := range s.Scrape {
+		t, err := process.ParseTarget(text)
+		if err != nil {
+			return cfg, usageErrorf("%w", err)
+		}
+		cfg.Scrape.Targets = append(cfg.Scrape.Targets, t)
 	}
 	fronts := s.Fronts
 	if len(fronts) == 0 {
