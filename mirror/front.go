@@ -104,6 +104,9 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 		if err != nil {
 			return nil, fmt.Errorf("route %q: %w", r.Pattern, err)
 		}
+		if m.cfg.Descriptors.Lacks(r.Pattern) {
+			return nil, fmt.Errorf("route %q matches nothing: the descriptors have its service, and no such method", r.Pattern)
+		}
 		list[i] = sample.Route{Pattern: r.Pattern, Unsafe: r.Unsafe, Touch: touch}
 		route := f.newRoute(r.Pattern, r.Skip, r.Unsafe || m.cfg.Unsafe, touch)
 		route.stream = r.Stream

@@ -60,6 +60,7 @@ type frontSettings struct {
 	Control string          `yaml:"control"`
 	Keys    []string        `yaml:"key"`
 	Routes  []routeSettings `yaml:"routes"`
+	OpenAPI string          `yaml:"openapi"`
 	Assign  []assignSetting `yaml:"assign"`
 	IDs     []idsSetting    `yaml:"ids"`
 	Cert    string          `yaml:"tls-cert"`
@@ -151,6 +152,7 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.Var(value[missingKey]{&s.Missing, "rule", one[missingKey]("skip", "random", "client-addr"), text[missingKey]}, "missing-key", "what becomes of requests that name no user: skip, random or client-addr")
 	f.BoolVar(&s.Unsafe, "mirror-unsafe", false, "copy methods that may change state, on all routes")
 	f.StringVar(&s.Descriptors, "descriptors", "", "`file` with a protobuf FileDescriptorSet: field names for proto:, and gRPC methods without side effects")
+	f.StringVar(&s.Front.OpenAPI, "openapi", "", "`file` with an OpenAPI 3 description: each of its operations is a route")
 	shareVar(f, &s.Switchback, "switchback", 0, "share of 5 s slices in which nothing is sent, to compare live with and without; at most 50%")
 	f.StringVar(&s.Front.Cert, "tls-cert", "", "certificate `file` (PEM): end clients' TLS here")
 	f.StringVar(&s.Front.Key, "tls-key", "", "key `file` (PEM) of --tls-cert")
@@ -227,16 +229,23 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 	if len(fronts) == 0 {
 		fronts = []frontSettings{s.Front}
 	} else if !s.Front.empty() {
-		return cfg, usageErrorf("a configuration with fronts: --listen, --live, --control, --key, --tls-…, --live-… and --proxy-protocol, and the keys of their names, belong to one of them")
+		return cfg, usageErrorf("a configuration with fronts: --listen, --live, --control, --key, --openapi, --tls-…, --live-… and --proxy-protocol, and the keys of their names, belong to one of them")
 	}
 	for _, f := range fronts {
-		cfg.Fronts = append(cfg.Fronts, f.config())
+		front := f.config()
+		if f.OpenAPI != "" {
+			var err error
+			if front.Routes, err = described(front.Routes, f.OpenAPI, cfg.Descriptors); err != nil {
+				return cfg, err
+			}
+		}
+		cfg.Fronts = append(cfg.Fronts, front)
 	}
 	return cfg, nil
 }
 
 func (f *frontSettings) empty() bool {
-	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && len(f.Assign) == 0 && len(f.IDs) == 0 &&
+	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && f.OpenAPI == "" && len(f.Assign) == 0 && len(f.IDs) == 0 &&
 		f.Cert == "" && f.Key == "" && f.LiveCA == "" && !f.LiveH2C && f.Proxy == ""
 }
 

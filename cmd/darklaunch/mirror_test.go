@@ -49,7 +49,12 @@ func (r *recorder) seen() []string {
 // ask sends one request of user's through the mirror at addr.
 func ask(t *testing.T, addr, user string) {
 	t.Helper()
-	req, err := http.NewRequest("GET", "http://"+addr+"/inbox", nil)
+	askFor(t, addr, user, "/inbox")
+}
+
+func askFor(t *testing.T, addr, user, path string) {
+	t.Helper()
+	req, err := http.NewRequest("GET", "http://"+addr+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
