@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -110,6 +111,7 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 		list[i] = sample.Route{Pattern: r.Pattern, Unsafe: r.Unsafe, Touch: touch}
 		route := f.newRoute(r.Pattern, r.Skip, r.Unsafe || m.cfg.Unsafe, touch)
 		route.stream = r.Stream
+		route.stats.prime(methodOf(r.Pattern))
 		f.routed[&list[i]] = route
 		m.unsafe = m.unsafe || r.Unsafe
 	}
@@ -118,6 +120,29 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 	}
 	f.learned[sample.Other] = f.newRoute(sample.Other, false, m.cfg.Unsafe, nil)
 	return f, nil
+}
+
+// expect has the series of the configured routes from the start.
+func (f *front) expect() {
+	for _, b := range f.backends {
+		for _, r := range f.cfg.Routes {
+			if b != nil && !r.Skip {
+				b.Expect(r.Pattern)
+			}
+		}
+	}
+}
+
+// methodOf is the method of a pattern's requests, of most of them if it names none.
+func methodOf(pattern string) string {
+	method, _, named := strings.Cut(pattern, " ")
+	switch {
+	case named:
+		return method
+	case sample.IsMethod(pattern):
+		return "POST"
+	}
+	return "GET"
 }
 
 func parseAll(texts []string, d *sample.Descriptors) ([]sample.Extractor, error) {

@@ -104,6 +104,7 @@ type routeStats struct {
 	requests *prometheus.CounterVec // of front and route
 	duration [2][2]prometheus.Observer
 	pairs    *pairs.Route
+	grpc     bool // its codes are gRPC's
 
 	mu sync.Mutex // serialises those who add to codes
 	// codes is replaced and never changed.
@@ -152,7 +153,7 @@ func codeName(code int) string {
 
 // route returns the series of a route, all that are known beforehand at 0.
 func (m *metrics) route(front, name string, of *pairs.Route) *routeStats {
-	s := &routeStats{requests: m.requests.MustCurryWith(prometheus.Labels{"front": front, "route": name}), pairs: of}
+	s := &routeStats{requests: m.requests.MustCurryWith(prometheus.Labels{"front": front, "route": name}), pairs: of, grpc: sample.IsMethod(name)}
 	none := map[statusKey]prometheus.Counter{}
 	s.codes.Store(&none)
 	flags := [2]string{"false", "true"}
@@ -171,10 +172,39 @@ func (s *routeStats) counter(k statusKey) prometheus.Counter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	more := maps.Clone(*s.codes.Load())
-	c := s.requests.WithLabelValues(methods[k.method], codeName(int(k.code)))
-	more[k] = c
+	s.add(more, k)
+	if _, known := more[statusKey{k.method, codeError}]; !known {
+		s.addAll(more, k.method)
+	}
 	s.codes.Store(&more)
-	return c
+	return more[k]
+}
+
+// prime puts the series of a method at 0.
+func (s *routeStats) prime(method string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more := maps.Clone(*s.codes.Load())
+	s.addAll(more, methodIndex([]byte(method)))
+	s.codes.Store(&more)
+}
+
+func (s *routeStats) add(to map[statusKey]prometheus.Counter, k statusKey) {
+	to[k] = s.requests.WithLabelValues(methods[k.method], codeName(int(k.code)))
+}
+
+// addAll adds the codes that are watched: one that is not there before it counts
+// hides its first failure from whoever takes rates.
+func (s *routeStats) addAll(to map[statusKey]prometheus.Counter, method uint8) {
+	codes := []int16{200, 500, 502, 503, 504, codeError, codeCanceled}
+	if s.grpc {
+		codes = []int16{0, 2, 4, 13, 14, codeError, codeCanceled} // OK, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE
+	}
+	for _, code := range codes {
+		if k := (statusKey{method, code}); to[k] == nil {
+			s.add(to, k)
+		}
+	}
 }
 
 // count counts an exchange that live has ended.

@@ -157,6 +157,7 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 		if f.backends[lanes.Control], err = backend("control", f.cfg.Control); err != nil {
 			return fmt.Errorf("front %s: %w", f.cfg.Name, err)
 		}
+		f.expect()
 	}
 	return nil
 }
