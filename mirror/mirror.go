@@ -68,6 +68,7 @@ type Mirror struct {
 
 	switches switches
 	harm     harm
+	cost     cost          // of the pairs' goroutine
 	sending  atomic.Bool   // copies leave: not off, and not held by a switchback
 	off      atomic.Uint32 // why mirroring is off, a lanes.Reason
 	dark     atomic.Bool   // decoders are abandoned until mirroring is resumed
@@ -196,7 +197,7 @@ func (m *Mirror) listen(reg prometheus.Registerer) error {
 		names[i] = f.cfg.Name
 	}
 	metrics := relay.NewMetrics(reg, names...)
-	m.harm.overhead = metrics.Overhead()
+	m.harm.overhead, m.cost = metrics.Overhead(), newCost(metrics)
 	for i, f := range m.fronts {
 		r, err := relay.New(relay.Config{
 			Front: f.cfg.Name, Listen: f.cfg.Listen, Live: f.cfg.Live,

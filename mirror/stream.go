@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	pairv1 "darklaunch/api/pair/v1"
+	"darklaunch/internal/hist"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/pairs"
 	"darklaunch/mirror/record"
@@ -105,6 +106,9 @@ func (m *Mirror) fill(w *pairv1.Window) {
 		}
 		w.Accounting = append(w.Accounting, a)
 	}
+	var lateness hist.Hist
+	m.lanes.Lateness(&lateness)
+	w.Rig = m.cost.rig(time.Duration(w.Length), &lateness)
 	for _, p := range m.scraper.Take() {
 		w.Processes = append(w.Processes, &pairv1.Process{
 			Role: processRoles[p.Role], Name: p.URL, Time: p.Time.UnixNano(),
