@@ -104,7 +104,7 @@ func (m *Mirror) blocks(ctx context.Context) error {
 
 // judgeBlock tells the guard of what was seen between two moments.
 func (m *Mirror) judgeBlock(before, after sums, overhead *hist.Hist, held bool) {
-	if before.turns != after.turns || m.cfg.Unguarded {
+	if before.turns != after.turns || m.cfg.Unguarded || len(m.backends()) == 0 {
 		return
 	}
 	b := guard.Block{

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -261,7 +262,8 @@ func TestMirrorStarter(t *testing.T) {
 		t.Fatalf("got %d, %v", code, err)
 	}
 	cfg, err := s.config()
-	if err != nil || len(cfg.Fronts) != 1 || cfg.Sample != 10_000 || len(cfg.Headers) != 2 || !cfg.Fronts[0].Routes[0].Skip {
+	if err != nil || len(cfg.Fronts) != 1 || cfg.Sample != 10_000 || len(cfg.Headers) != 2 || !cfg.Fronts[0].Routes[0].Skip ||
+		cfg.Guard.Overhead != 50*time.Millisecond || cfg.Guard.Errors != 0.25 {
 		t.Errorf("got %+v, %v", cfg, err)
 	}
 }
