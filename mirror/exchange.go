@@ -134,7 +134,7 @@ func (c *connection) Ongoing(x *observe.Exchange, long bool) (taken bool) {
 		return false // for its end to decide
 	}
 	c.decide(x, t)
-	if t.marked || !t.decision.Admitted || c.m.off.Load() != uint32(lanes.NotDropped) {
+	if t.marked || !t.decision.Admitted || t.unsafe && t.decision.Unattributed != "" || c.m.off.Load() != uint32(lanes.NotDropped) {
 		return false
 	}
 	p := c.pending(x, t, lanes.Unknown, x.Request.Last)

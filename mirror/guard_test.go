@@ -10,6 +10,7 @@ import (
 	"darklaunch/internal/hist"
 	"darklaunch/mirror/guard"
 	"darklaunch/mirror/lanes"
+	"darklaunch/mirror/sample"
 )
 
 // sharedFault is a live service and a shadow that hurt one another: once armed,
@@ -47,20 +48,25 @@ func (r *rig) ask(n int) (failed int) {
 	return failed
 }
 
+// block does n requests, has them judged as one block, and returns how many failed.
+func (r *rig) block(n int, held bool) (failed int) {
+	r.t.Helper()
+	before, seen := r.Mirror.harm.sums(), requests(r)
+	failed = r.ask(n)
+	waitFor(r.t, "the exchanges to be seen", func() bool { return requests(r) == seen+n })
+	r.judgeBlock(before, r.Mirror.harm.sums(), hist.New(), held)
+	return failed
+}
+
 // TestGuard lets live fail because copies are sent, under a switchback: the third
 // bad block in a row switches mirroring off, until it is resumed.
 func TestGuard(t *testing.T) {
 	var fault sharedFault
 	live, shadow := newService(t, fault.live), newService(t, fault.shadow)
 	r := newRig(t, Config{Guard: guard.Config{Blocks: 3}, blockLength: time.Hour}, live, shadow)
-	block := func(held bool) (failed int) {
+	block := func(held bool) int {
 		r.hold(held)
-		before := r.Mirror.harm.sums()
-		seen := requests(r)
-		failed = r.ask(60)
-		waitFor(t, "the exchanges to be seen", func() bool { return requests(r) == seen+60 })
-		r.judgeBlock(before, r.Mirror.harm.sums(), hist.New(), held)
-		return failed
+		return r.block(60, held)
 	}
 	for range 3 {
 		block(true)
@@ -101,6 +107,48 @@ func TestGuard(t *testing.T) {
 	block(false)
 	if s := r.Status(); !s.Enabled || s.Why != "" {
 		t.Errorf("after a resume: got %q, %q, want it on", s.Off, s.Why)
+	}
+}
+
+// TestGuardBaseline lets live fail for sampled users alone once copies are sent:
+// what was seen before they were tells that from a live that fails for all.
+func TestGuardBaseline(t *testing.T) {
+	const half = 500_000
+	var ofSampled, ofAll atomic.Bool
+	var committed atomic.Int64
+	live := newService(t, func(w http.ResponseWriter, r *http.Request) {
+		if ofAll.Load() || ofSampled.Load() && sample.Bucket(salt, r.Header.Get("x-user")) < half {
+			committed.Add(1)
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		answerOK(w, r)
+	})
+	r := newRig(t, Config{Sample: half, Guard: guard.Config{Blocks: 2}, blockLength: time.Hour}, live, newService(t, nil))
+	r.Kill()
+	for range 3 {
+		r.block(150, false)
+	}
+	if err := r.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Status().Guard.Evidence; got != guard.Baseline {
+		t.Fatalf("got evidence %q, want a baseline", got)
+	}
+	ofAll.Store(true)
+	for range 3 {
+		r.block(150, false)
+	}
+	if s := r.Status(); !s.Enabled || committed.Load() != 450 {
+		t.Fatalf("off by %d failures of all users: %s", committed.Load(), s.Why)
+	}
+	ofAll.Store(false)
+	ofSampled.Store(true)
+	for range 2 {
+		r.block(150, false)
+	}
+	if s := r.Status(); s.Off != "guard" || !strings.Contains(s.Why, "more often than others'") || committed.Load() < 450+100 {
+		t.Errorf("got off %q, why %q after %d failures of sampled users", s.Off, s.Why, committed.Load()-450)
 	}
 }
 
