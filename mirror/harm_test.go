@@ -324,7 +324,7 @@ func TestBlackHole(t *testing.T) {
 		budget, requests int
 		rate             float64 // a second; 0 is as fast as it goes
 		cfg              Config
-	}{1 << 20, 3000, 0, Config{MaxBody: 64 << 10, InFlight: 8, ShadowTimeout: 300 * time.Millisecond, MaxAge: time.Second}}
+	}{1 << 20, 3000, 0, Config{MaxBody: 64 << 10, InFlight: 8, ShadowTimeout: time.Second, MaxAge: 2 * time.Second}}
 	switch {
 	case fullSize():
 		size.budget, size.requests, size.rate, size.cfg = 64<<20, 2000*180, 2000, Config{}
