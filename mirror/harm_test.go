@@ -3,13 +3,16 @@ package mirror
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -288,7 +291,7 @@ func TestAccounting(t *testing.T) {
 }
 
 // blackHole takes connections and never reads or answers.
-func blackHole(t *testing.T) (addr string, held func() int) {
+func blackHole(t *testing.T) (addr string, held func() []net.Conn) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -314,7 +317,7 @@ func blackHole(t *testing.T) (addr string, held func() int) {
 			c.Close()
 		}
 	})
-	return ln.Addr().String(), func() int { mu.Lock(); defer mu.Unlock(); return len(conns) }
+	return ln.Addr().String(), func() []net.Conn { mu.Lock(); defer mu.Unlock(); return slices.Clone(conns) }
 }
 
 // TestBlackHole sends to a shadow that takes connections and nothing else: what
@@ -375,7 +378,7 @@ func TestBlackHole(t *testing.T) {
 	if most := most.Load(); most > budget+budget/10 || most < budget/2 {
 		t.Errorf("at most %d bytes were held, want the budget of %d filled, and no more than a tenth beyond", most, budget)
 	}
-	if held() == 0 {
+	if len(held()) == 0 {
 		t.Error("the black hole was not reached")
 	}
 	waitFor(t, "all to be given back", func() bool { return r.lanes.Snapshot().Copies == 0 && r.account.held.Load() == 0 })
@@ -397,6 +400,12 @@ func TestBlackHole(t *testing.T) {
 	waitFor(t, "live's connections to end", func() bool { return live.open.Load() == 0 })
 	if err := goleak.Find(goroutines); err != nil {
 		t.Error(err)
+	}
+	for _, c := range held() { // the mirror's ends are closed
+		c.SetReadDeadline(time.Now().Add(30 * time.Second))
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a socket is left: %v", err)
+		}
 	}
 }
 
