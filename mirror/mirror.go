@@ -30,9 +30,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"darklaunch/mirror/guard"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
 	"darklaunch/mirror/pairs"
+	"darklaunch/mirror/process"
 	"darklaunch/mirror/relay"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
@@ -53,15 +55,20 @@ type Mirror struct {
 	fronts   []*front
 	pairs    *pairs.Pairs
 	told     bool // somebody reads the pairs
+	ships    bool // some routes' pairs are compared by who reads them
+	scraper  *process.Scraper
 	tally    tally
 	learner  learner
 	account  *account      // of what live's exchanges hold
 	answers  *account      // of what roles' do
 	ids      atomic.Uint64 // of exchanges, for sample.MissingRandom
 	second   chan leg      // the other role of departures for two
+	streams  chan struct{} // one for each stream that is being sent
 	unsafe   bool          // some route copies what may change state
 
 	switches switches
+	harm     harm
+	cost     cost          // of the pairs' goroutine
 	sending  atomic.Bool   // copies leave: not off, and not held by a switchback
 	off      atomic.Uint32 // why mirroring is off, a lanes.Reason
 	dark     atomic.Bool   // decoders are abandoned until mirroring is resumed
@@ -84,10 +91,16 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	m.share.Store(&sample.Share{Sample: cfg.Sample, Admit: cfg.Admit})
 	m.observer = observe.New(observe.Config{MaxBody: cfg.MaxBody, Account: m.account})
 	m.metrics = newMetrics(reg)
+	m.harm.guard = guard.New(cfg.Guard)
 	m.second = make(chan leg)
+	m.streams = make(chan struct{}, cfg.InFlight)
 	m.sending.Store(true)
 	m.switches.m = m
 
+	var err error
+	if m.scraper, err = process.New(cfg.Scrape, reg); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	if err := m.openPairs(reg); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -102,12 +115,17 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 		return nil, errors.Join(err, m.lanes.Close())
 	}
 	reg.MustRegister(m.lanes)
+	m.registerIDs(reg)
 	m.switches.readFile()
 	return m, nil
 }
 
-// keepAnswer is how much of a role's answer may be shown; all of it is compared.
-const keepAnswer = 32 << 10
+const (
+	// keepAnswer is how much of a role's answer may be shown; all of it is compared.
+	keepAnswer = 32 << 10
+	// keepWhole is how much there may be of one that is compared by its fields.
+	keepWhole = 256 << 10
+)
 
 // openFronts makes fronts and backends, of which nothing runs yet.
 func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
@@ -117,28 +135,39 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 		}
 		return shadow.New(shadow.Config{
 			Role: role, Address: address, Rules: m.cfg.Headers, Timeout: m.cfg.ShadowTimeout,
-			// Calls that the lanes wait for no longer may still be under way.
-			MaxCalls: 2 * m.cfg.InFlight,
-			KeepBody: keepAnswer, Account: m.answers, Metrics: metrics,
+			// Calls that the lanes wait for no longer may still be under way, and so
+			// many again may be streams.
+			MaxCalls: 3 * m.cfg.InFlight,
+			KeepBody: m.keepAnswer(), Account: m.answers, Metrics: metrics,
 			Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
 		})
 	}
-	if m.shadow, err = backend("shadow", m.cfg.Shadow); err != nil {
-		return err
-	}
 	m.unsafe = m.cfg.Unsafe
-	for i := range m.cfg.Fronts {
+	for i := range m.cfg.Fronts { // before the backends, which depend on them
 		f, err := newFront(m, &m.cfg.Fronts[i])
 		if err != nil {
 			return fmt.Errorf("front %s: %w", m.cfg.Fronts[i].Name, err)
 		}
+		m.fronts = append(m.fronts, f)
+	}
+	if m.shadow, err = backend("shadow", m.cfg.Shadow); err != nil {
+		return err
+	}
+	for _, f := range m.fronts {
 		f.backends[lanes.Shadow] = m.shadow
 		if f.backends[lanes.Control], err = backend("control", f.cfg.Control); err != nil {
 			return fmt.Errorf("front %s: %w", f.cfg.Name, err)
 		}
-		m.fronts = append(m.fronts, f)
+		f.expect()
 	}
 	return nil
+}
+
+func (m *Mirror) keepAnswer() int {
+	if m.ships {
+		return keepWhole
+	}
+	return keepAnswer
 }
 
 func (m *Mirror) openLanes() (err error) {
@@ -168,6 +197,7 @@ func (m *Mirror) listen(reg prometheus.Registerer) error {
 		names[i] = f.cfg.Name
 	}
 	metrics := relay.NewMetrics(reg, names...)
+	m.harm.overhead, m.cost = metrics.Overhead(), newCost(metrics)
 	for i, f := range m.fronts {
 		r, err := relay.New(relay.Config{
 			Front: f.cfg.Name, Listen: f.cfg.Listen, Live: f.cfg.Live,
@@ -267,11 +297,15 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 	m.keep(background, &helpers, "lanes", m.lanes.Run)
 	m.keep(background, &helpers, "switches", m.switches.watch)
-	if m.cfg.Switchback > 0 {
-		m.keep(background, &helpers, "switchback", m.switchback)
+	m.keep(background, &helpers, "guard", m.blocks)
+	if len(m.cfg.Scrape.Targets) > 0 {
+		m.keep(background, &helpers, "scraper", m.scraper.Run)
 	}
-	m.keep(background, &helpers, "pairs", m.pairs.Run)
 	m.startSenders(background, &helpers)
+	telling, told := context.WithCancel(context.WithoutCancel(ctx))
+	defer told()
+	var teller sync.WaitGroup
+	m.keep(telling, &teller, "pairs", m.pairs.Run)
 
 	var relays sync.WaitGroup
 	for _, f := range m.fronts {
@@ -282,6 +316,8 @@ func (m *Mirror) Run(ctx context.Context) error {
 	err := m.lanes.Close()
 	stop()
 	helpers.Wait()
+	told() // when there is no pair to come
+	teller.Wait()
 	return err
 }
 

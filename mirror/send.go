@@ -29,12 +29,12 @@ func (m *Mirror) startSenders(ctx context.Context, wg *sync.WaitGroup) {
 		}
 	}
 	for range n {
-		m.keep(ctx, wg, "sender", m.sendNext)
+		m.keep(ctx, wg, "sender", func(ctx context.Context) error { return m.sendNext(ctx, wg) })
 	}
 }
 
 // sendNext sends copies that are due, until the lanes are closed.
-func (m *Mirror) sendNext(ctx context.Context) error {
+func (m *Mirror) sendNext(ctx context.Context, streams *sync.WaitGroup) error {
 	for {
 		d, err := m.lanes.Next(ctx)
 		if err != nil {
@@ -42,10 +42,29 @@ func (m *Mirror) sendNext(ctx context.Context) error {
 		}
 		p := d.Copy.Payload.(*pending)
 		roles := d.Roles()
+		if d.Copy.Stream {
+			for _, role := range roles {
+				m.sendStream(leg{p, role}, streams)
+			}
+			continue
+		}
 		if len(roles) > 1 {
 			m.second <- leg{p, roles[0]} // a receiver is free: see startSenders
 		}
 		m.send(leg{p, roles[len(roles)-1]})
+	}
+}
+
+// sendStream sends a leg that may take long, beside those that may not.
+func (m *Mirror) sendStream(l leg, wg *sync.WaitGroup) {
+	select {
+	case m.streams <- struct{}{}:
+		wg.Go(func() {
+			defer func() { <-m.streams }()
+			m.send(l)
+		})
+	default: // as many are under way as may be
+		m.lanes.Drop(&l.p.copy, l.role, lanes.Streaming)
 	}
 }
 
@@ -90,7 +109,15 @@ func (m *Mirror) attempt(l leg, begun *bool) attempt {
 	judged := false
 	b := l.p.front.backends[l.role]
 	o := b.NewOutcome()
-	err := b.Send(l.p.call(), func() (ok bool) {
+	own := l.p.call()
+	unknown := l.p.unassigned
+	table := l.p.front.ids[l.role]
+	if table != nil {
+		var missing bool
+		own, missing = table.Copy(own)
+		unknown = unknown || missing
+	}
+	err := b.Send(own, func() (ok bool) {
 		judged, ok = m.lanes.Sent(&l.p.copy, l.role)
 		*begun = ok
 		return ok
@@ -108,7 +135,12 @@ func (m *Mirror) attempt(l leg, begun *bool) attempt {
 	if o.Stopped {
 		effect = lanes.Unknown
 	}
-	l.p.pair.Answered(l.role, o, judged, l.p.unassigned)
+	if table != nil {
+		for _, a := range o.Answers {
+			unknown = table.Answer(l.p.x, a) || unknown
+		}
+	}
+	l.p.pair.Answered(l.role, o, judged, unknown)
 	return attempt{effect: effect}
 }
 

@@ -71,7 +71,7 @@ var importRules = []rule{
 // input are arguments.
 var purePackages = []string{
 	"appserver/action", "appserver/index", "appserver/search", "appserver/ring", "internal/wire",
-	"mirror/ids", "mirror/observe", "mirror/record", "mirror/sample", "mirror/translate",
+	"mirror/guard", "mirror/ids", "mirror/observe", "mirror/openapi", "mirror/record", "mirror/sample", "mirror/translate",
 	"loadgen/arrival", "loadgen/draw", "loadgen/population", "loadgen/session",
 	"verdict/compare", "verdict/judge", "verdict/noise",
 }

@@ -33,6 +33,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"darklaunch/internal/hist"
 )
 
 // Config describes the lanes of one mirror.
@@ -114,6 +116,7 @@ type Lanes struct {
 	mu     sync.Mutex
 	core   *core
 	closed bool
+	late   hist.Hist // since the last Lateness
 }
 
 // Departure is a copy that is due.
@@ -232,13 +235,25 @@ func (l *Lanes) signal() {
 func (l *Lanes) Sent(cp *Copy, role Role) (judged, ok bool) {
 	var waited int64
 	l.locked(func(c *core, now int64) {
-		judged, ok = c.begin(cp, role, now)
+		due := cp.legs[role].since
+		if judged, ok = c.begin(cp, role, now); ok {
+			l.late.Record(time.Duration(now - due))
+		}
 		waited = now - cp.offered
 	})
 	if ok {
 		l.wait.Observe(time.Duration(waited).Seconds())
 	}
 	return judged, ok
+}
+
+// Lateness adds to into how long copies were due until they were sent, of those
+// since the last call.
+func (l *Lanes) Lateness(into *hist.Hist) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	into.Merge(&l.late)
+	l.late.Reset()
 }
 
 // Done says how a copy ended that was sent: Did or DidNot by the role's answer,

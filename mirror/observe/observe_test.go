@@ -79,6 +79,7 @@ type recorder struct {
 	mode     Mode
 	request  func(x *Exchange) Mode
 	answer   func(x *Exchange) Mode
+	ongoing  func(x *Exchange, long bool) bool
 	look     func(x *Exchange) // at what is done, while it may be read
 	done     []exchange
 	gaveUp   []Abandonment
@@ -100,6 +101,10 @@ func (r *recorder) Answer(x *Exchange) Mode {
 		return r.answer(x)
 	}
 	return r.mode
+}
+
+func (r *recorder) Ongoing(x *Exchange, long bool) bool {
+	return r.ongoing != nil && r.ongoing(x, long)
 }
 
 func (r *recorder) Done(x *Exchange) {

@@ -197,3 +197,5 @@ func TestPath(t *testing.T) {
 		})
 	}
 }
+
+func (*path) Ongoing(*observe.Exchange, bool) bool { return false }

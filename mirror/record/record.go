@@ -106,12 +106,11 @@ func parse(text string) (place, error) {
 	case "json":
 		pl.path, err = jsonPath(arg)
 	case "proto":
-		pl.path = strings.Split(arg, ".")
-		for _, number := range pl.path {
-			if n, bad := strconv.ParseUint(number, 10, 29); bad != nil || n == 0 {
-				err = errors.New("want field numbers, as in proto:1.3")
-			}
+		numbers, bad := sample.ProtoPath(arg)
+		for _, n := range numbers {
+			pl.path = append(pl.path, strconv.Itoa(int(n)))
 		}
+		err = bad
 	default:
 		err = errors.New("want header:NAME, json:$.PATH, form:NAME or proto:1.3")
 	}
@@ -121,33 +120,21 @@ func parse(text string) (place, error) {
 	return pl, err
 }
 
-// jsonPath reads $, then .NAME, ['NAME'], [N] and [*]. An index stands for every
-// element: what is shown of one is shown of all.
+// jsonPath reads members, and elements: an index stands for every one, as what
+// is shown of one is shown of all.
 func jsonPath(text string) (path []string, err error) {
-	// The extractors' grammar, which is checked first.
-	if _, err := sample.ParseExtractor("json:"+text, nil); err != nil {
-		return nil, err
-	}
-	if strings.Contains(text, ".*") || strings.Contains(text, "'*'") || strings.Contains(text, `"*"`) {
-		return nil, errors.New("want [*] for each element; members are named")
-	}
-	for rest := text[1:]; rest != ""; {
-		if rest[0] == '.' {
-			end := strings.IndexAny(rest[1:], ".[") + 1
-			if end == 0 {
-				end = len(rest)
-			}
-			path, rest = append(path, rest[1:end]), rest[end:]
-			continue
+	steps, err := sample.JSONPath(text)
+	for _, s := range steps {
+		switch {
+		case s.Elements:
+			path = append(path, "*")
+		case s.Name == "*":
+			return nil, errors.New("want [*] for each element; members are named")
+		default:
+			path = append(path, s.Name)
 		}
-		inner := "*"
-		_, tail, _ := strings.Cut(rest[1:], "]")
-		if q := rest[1]; q == '\'' || q == '"' {
-			inner, tail, _ = strings.Cut(rest[2:], string(q)+"]")
-		}
-		path, rest = append(path, inner), tail
 	}
-	return path, nil
+	return path, err
 }
 
 func (p *Policy) allow(pl place) error {
@@ -190,6 +177,12 @@ func (n *node) add(path []string) *node {
 		n = n.names[step]
 	}
 	return n
+}
+
+// Place reports why field, written as in Allow, names no place.
+func Place(field string) error {
+	_, err := parse(field)
+	return err
 }
 
 // Check returns an error that names rule and field if the field, written as in

@@ -159,6 +159,15 @@ func (rm *roleMetrics) add(route string, code int) (prometheus.Observer, prometh
 		r = &routeMetrics{rm.metrics.duration.WithLabelValues(rm.role, route), map[int]prometheus.Counter{}}
 		rm.routes[route] = r
 	}
-	r.codes[code] = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
+	for _, code := range []int{code, codeError, codeTimeout, codeCanceled} { // failures are there before they happen
+		r.codes[code] = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
+	}
 	return r.duration, r.codes[code]
+}
+
+// Expect has the series of a route from the start.
+func (b *Backend) Expect(route string) {
+	if b.metrics != nil {
+		b.metrics.add(route, codeError)
+	}
 }

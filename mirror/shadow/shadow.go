@@ -293,6 +293,9 @@ func (b *Backend) Send(cp *Copy, begin func() bool, o *Outcome) error {
 		}
 		a := o.next(&b.limits)
 		err := b.call(cp, i, a, begin)
+		if cp.Calls[i].Stream && errors.Is(a.Err, ErrTimeout) && !errors.Is(a.Err, ErrConnect) {
+			a.Err = ErrCanceled
+		}
 		b.leave(a, err)
 		if err != nil {
 			o.Answers = o.Answers[:i]
