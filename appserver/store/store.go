@@ -18,6 +18,11 @@
 //
 // A row has no other writer. Jobs that change rows claim them like any server.
 //
+// # Bytes
+//
+// Nobody changes the bytes of a cell: not the caller those it puts, as a put may
+// return before it has let go of them, nor those it has read, nor a store.
+//
 // # Outcomes
 //
 // A call that changes nothing (Read, Scan) succeeds or fails. A Put has three
@@ -28,7 +33,7 @@
 //	any other error                    unknown: it may be written, or be written later
 //
 // Unknown is settled by reading the fence back, never by guessing and never by
-// time. Written and Unknown tell the cases apart.
+// time. Unknown tells the cases apart.
 package store
 
 import (
