@@ -23,14 +23,15 @@ const (
 // clients has the client in use.
 type clients struct {
 	cfg  Config
-	done chan struct{} // closed by close
-	wg   sync.WaitGroup
+	gate store.Gate
+	done chan struct{}  // closed by close
+	wg   sync.WaitGroup // what goes on when the call it was for has ended
 
 	mu       sync.Mutex
-	client   gohbase.Client // nil when closed
-	since    time.Time      // when it was made
-	failures int            // calls in a row that ended with their deadline
-	replaced int            // clients so far
+	client   gohbase.Client
+	since    time.Time // when it was made
+	failures int       // calls in a row that ended with their deadline
+	replaced int       // clients so far
 }
 
 func (c *clients) open(cfg Config) {
@@ -55,24 +56,24 @@ var errEnded = errors.New("gohbase gave up")
 // ended: it writes to a connection whose peer may have stopped reading.
 func do[T any](ctx context.Context, c *clients, call func(context.Context, gohbase.Client) (T, error)) (T, error) {
 	var none T
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
-	client, err := c.use()
-	if err != nil {
+	if err := c.gate.Enter(); err != nil {
 		return none, err
 	}
+	defer c.gate.Leave()
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	client := c.current()
 	type answer struct {
 		value T
 		err   error
 	}
 	answers := make(chan answer, 1)
-	go func() {
-		defer c.wg.Done()
+	c.wg.Go(func() {
 		a := answer{err: errEnded}
 		defer func() { answers <- a }()
 		a.value, a.err = call(ctx, client)
-	}()
-	a := answer{}
+	})
+	var a answer
 	select {
 	case a = <-answers:
 	case <-ctx.Done():
@@ -82,15 +83,10 @@ func do[T any](ctx context.Context, c *clients, call func(context.Context, gohba
 	return a.value, a.err
 }
 
-// use returns the client for one call, which is to say that it has ended.
-func (c *clients) use() (gohbase.Client, error) {
+func (c *clients) current() gohbase.Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.client == nil {
-		return nil, store.ErrClosed
-	}
-	c.wg.Add(1)
-	return c.client, nil
+	return c.client
 }
 
 // ended learns from how a call has ended.
@@ -121,16 +117,11 @@ func (c *clients) ended(client gohbase.Client, err error) {
 	})
 }
 
-// close ends the calls under way and returns when they have.
 func (c *clients) close() {
-	c.mu.Lock()
-	client := c.client
-	c.client = nil
-	c.mu.Unlock()
-	if client == nil {
+	if !c.gate.Close() {
 		return
 	}
 	close(c.done)
-	client.Close()
+	c.current().Close()
 	c.wg.Wait()
 }

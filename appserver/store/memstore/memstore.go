@@ -22,10 +22,10 @@ type Store struct {
 	// set before the first one.
 	Faults func(op Op, user string) Fault
 
+	gate store.Gate     // of calls
 	late sync.WaitGroup // puts that come after their call has returned
 
 	mu     sync.Mutex
-	closed bool
 	rows   *btreemap.BTreeMap[string, *row] // by row key
 	counts map[Kind]int
 }
@@ -68,42 +68,40 @@ func (s *Store) Read(ctx context.Context, user string, spans ...store.Span) (sto
 	if err := store.CheckRead(user, spans); err != nil {
 		return store.Row{}, err
 	}
+	if err := s.gate.Enter(); err != nil {
+		return store.Row{}, err
+	}
+	defer s.gate.Leave()
 	f := s.fault(OpRead, user)
 	if err := s.before(ctx, f); err != nil {
 		return store.Row{}, err
 	}
-	v, err := s.version(user, f.Stale)
-	if err == nil {
-		err = s.after(ctx, f)
-	}
-	if err != nil {
+	v := s.version(user, f.Stale)
+	if err := s.after(ctx, f); err != nil {
 		return store.Row{}, err
 	}
 	return v.read(user, spans), nil
 }
 
 // version is the user's row as it was back puts ago, or as far back as is known.
-func (s *Store) version(user string, back int) (version, error) {
+func (s *Store) version(user string, back int) version {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return version{}, store.ErrClosed
-	}
 	var r *row
 	if s.rows != nil {
 		_, r, _ = s.rows.Get(string(store.RowKey(user)))
 	}
 	if r == nil || back <= 0 {
-		return r.now(), nil
+		return r.now()
 	}
 	s.count(Stale)
 	if back >= len(r.versions) {
 		if len(r.versions) < kept {
-			return (*row)(nil).now(), nil // before its first put
+			return (*row)(nil).now() // before its first put
 		}
 		back = len(r.versions) - 1
 	}
-	return r.versions[back], nil
+	return r.versions[back]
 }
 
 func (v version) read(user string, spans []store.Span) store.Row {
@@ -130,6 +128,10 @@ func (s *Store) Put(ctx context.Context, user string, cur, next store.Fence, cel
 	if err := store.CheckPut(user, cur, next, cells); err != nil {
 		return err
 	}
+	if err := s.gate.Enter(); err != nil {
+		return err
+	}
+	defer s.gate.Leave()
 	f := s.fault(OpPut, user)
 	if f.Straggle > 0 {
 		return s.straggle(f, user, cur, next, cells)
@@ -153,9 +155,6 @@ func (s *Store) Put(ctx context.Context, user string, cur, next store.Fence, cel
 func (s *Store) apply(user string, cur, next store.Fence, cells []store.Cell) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return store.ErrClosed
-	}
 	if s.rows == nil {
 		s.rows = btreemap.New[string, *row](degree, cmp.Compare[string])
 	}
@@ -193,20 +192,22 @@ func (s *Store) Scan(ctx context.Context, r store.Range, spans ...store.Span) it
 			yield(store.Row{}, err)
 			return
 		}
+		if err := s.gate.Enter(); err != nil {
+			yield(store.Row{}, err)
+			return
+		}
+		defer s.gate.Leave()
 		for {
 			f := s.fault(OpScan, "")
 			err := s.before(ctx, f)
 			if err == nil {
 				err = s.after(ctx, f)
 			}
-			user, v, ok := "", version{}, false
-			if err == nil {
-				user, v, ok, err = s.first(r)
-			}
 			if err != nil {
 				yield(store.Row{}, err)
 				return
 			}
+			user, v, ok := s.first(r)
 			if !ok || !yield(v.read(user, spans), nil) {
 				return
 			}
@@ -216,31 +217,26 @@ func (s *Store) Scan(ctx context.Context, r store.Range, spans ...store.Span) it
 }
 
 // first is the first row in r.
-func (s *Store) first(r store.Range) (user string, v version, ok bool, err error) {
+func (s *Store) first(r store.Range) (user string, v version, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return "", version{}, false, store.ErrClosed
-	}
 	if s.rows == nil {
-		return "", version{}, false, nil
+		return "", version{}, false
 	}
 	to := btreemap.LT(string(r.To))
 	if len(r.To) == 0 {
 		to = btreemap.Max[string]()
 	}
 	for _, found := range s.rows.Ascend(btreemap.GE(string(r.From)), to) {
-		return found.user, found.now(), true, nil
+		return found.user, found.now(), true
 	}
-	return "", version{}, false, nil
+	return "", version{}, false
 }
 
 // Close implements store.Store. It waits for puts that come late.
 func (s *Store) Close() error {
+	s.gate.Close()
 	s.late.Wait()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
 	return nil
 }
 

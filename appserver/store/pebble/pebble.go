@@ -52,6 +52,7 @@ type Store struct {
 	lock    *pebble.Lock
 	fs      vfs.FS
 	minFree uint64
+	gate    store.Gate
 	turns   turns
 }
 
@@ -137,11 +138,10 @@ func (s *Store) Read(ctx context.Context, user string, spans ...store.Span) (row
 	}
 	// Pebble shows a batch before it is synced. A read takes its turn, so that
 	// it finds no put of this row on its way.
-	release, err := s.turns.take(ctx, user)
-	if err != nil {
+	if err := s.enter(ctx, user); err != nil {
 		return store.Row{}, fmt.Errorf("read row of %q: %w", user, err)
 	}
-	defer release()
+	defer s.leave(user)
 	prefix := rowPrefix(store.RowKey(user))
 	it, err := s.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: prefix, UpperBound: rowEnd(prefix)})
 	if err != nil {
@@ -149,6 +149,23 @@ func (s *Store) Read(ctx context.Context, user string, spans ...store.Span) (row
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	return readRow(ctx, it, user, prefix, spans)
+}
+
+// enter begins a call that has the row until leave.
+func (s *Store) enter(ctx context.Context, user string) error {
+	if err := s.gate.Enter(); err != nil {
+		return err
+	}
+	if err := s.turns.take(ctx, user); err != nil {
+		s.gate.Leave()
+		return err
+	}
+	return nil
+}
+
+func (s *Store) leave(user string) {
+	s.turns.give(user)
+	s.gate.Leave()
 }
 
 // readRow reads the row whose keys begin with prefix.
@@ -206,17 +223,17 @@ func (s *Store) Put(ctx context.Context, user string, cur, next store.Fence, cel
 	if err := store.CheckPut(user, cur, next, cells); err != nil {
 		return err
 	}
-	release, err := s.turns.take(ctx, user)
-	if err != nil {
+	if err := s.enter(ctx, user); err != nil {
 		return fmt.Errorf("put to row of %q: %w", user, err)
 	}
 	// A sync can't be called off, and a disk may hang: the put goes on when its
 	// caller has given up, and keeps its turn.
 	done := make(chan error, 1)
 	go func() {
-		defer release()
+		defer s.leave(user)
 		done <- s.put(user, cur, next, cells)
 	}()
+	var err error
 	select {
 	case err = <-done:
 	case <-ctx.Done():
@@ -291,11 +308,10 @@ func (s *Store) Scan(ctx context.Context, r store.Range, spans ...store.Span) it
 }
 
 func (s *Store) scan(ctx context.Context, r store.Range, spans []store.Span, yield func(store.Row) bool) (err error) {
-	release, err := s.turns.enter()
-	if err != nil {
+	if err := s.gate.Enter(); err != nil {
 		return err
 	}
-	defer release()
+	defer s.gate.Leave()
 	bounds := &pebble.IterOptions{LowerBound: escape(nil, r.From)}
 	if len(r.To) > 0 {
 		bounds.UpperBound = escape(nil, r.To)
@@ -332,7 +348,7 @@ func (s *Store) scan(ctx context.Context, r store.Range, spans []store.Span, yie
 
 // Close implements store.Store.
 func (s *Store) Close() error {
-	if !s.turns.close() {
+	if !s.gate.Close() {
 		return nil
 	}
 	if err := errors.Join(s.db.Close(), s.lock.Close()); err != nil {

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -50,6 +49,7 @@ type Store struct {
 	timeout time.Duration
 	conn    *grpc.ClientConn
 	rows    rowsv1.RowsClient
+	gate    store.Gate
 }
 
 // Open connects to the row store at addr, a host:port, and returns when it has
@@ -83,6 +83,10 @@ func (s *Store) Read(ctx context.Context, user string, spans ...store.Span) (sto
 	if err := store.CheckRead(user, spans); err != nil {
 		return store.Row{}, err
 	}
+	if err := s.gate.Enter(); err != nil {
+		return store.Row{}, err
+	}
+	defer s.gate.Leave()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	resp, err := s.rows.Read(ctx, &rowsv1.ReadRequest{User: []byte(user), Spans: spansTo(spans)})
@@ -91,7 +95,7 @@ func (s *Store) Read(ctx context.Context, user string, spans ...store.Span) (sto
 		row, err = rowFrom(resp.GetRow())
 	}
 	if err != nil {
-		return store.Row{}, fmt.Errorf("read row of %q: %w", user, s.errorFrom(err))
+		return store.Row{}, fmt.Errorf("read row of %q: %w", user, errorFrom(err))
 	}
 	return row, nil
 }
@@ -101,11 +105,15 @@ func (s *Store) Put(ctx context.Context, user string, cur, next store.Fence, cel
 	if err := store.CheckPut(user, cur, next, cells); err != nil {
 		return err
 	}
+	if err := s.gate.Enter(); err != nil {
+		return err
+	}
+	defer s.gate.Leave()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	req := &rowsv1.PutRequest{User: []byte(user), Current: fenceTo(cur), Next: fenceTo(next), Cells: cellsTo(cells)}
 	if _, err := s.rows.Put(ctx, req); err != nil {
-		return fmt.Errorf("put to row of %q: %w", user, s.errorFrom(err))
+		return fmt.Errorf("put to row of %q: %w", user, errorFrom(err))
 	}
 	return nil
 }
@@ -117,6 +125,11 @@ func (s *Store) Scan(ctx context.Context, r store.Range, spans ...store.Span) it
 			yield(store.Row{}, err)
 			return
 		}
+		if err := s.gate.Enter(); err != nil {
+			yield(store.Row{}, err)
+			return
+		}
+		defer s.gate.Leave()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel() // of a stream that is left early
 		stream, err := s.rows.Scan(ctx, &rowsv1.ScanRequest{From: r.From, To: r.To, Spans: spansTo(spans)})
@@ -131,14 +144,14 @@ func (s *Store) Scan(ctx context.Context, r store.Range, spans ...store.Span) it
 			}
 		}
 		if !errors.Is(err, io.EOF) {
-			yield(store.Row{}, fmt.Errorf("scan: %w", s.errorFrom(err)))
+			yield(store.Row{}, fmt.Errorf("scan: %w", errorFrom(err)))
 		}
 	}
 }
 
 // Close implements store.Store.
 func (s *Store) Close() error {
-	if s.conn.GetState() == connectivity.Shutdown {
+	if !s.gate.Close() {
 		return nil
 	}
 	return s.conn.Close()
@@ -159,7 +172,7 @@ var refusals = []struct {
 }
 
 // errorFrom turns what a call ended with into the contract's errors.
-func (s *Store) errorFrom(err error) error {
+func errorFrom(err error) error {
 	st, ok := status.FromError(err)
 	if !ok {
 		return err
@@ -176,8 +189,6 @@ func (s *Store) errorFrom(err error) error {
 		}
 	}
 	switch {
-	case s.conn.GetState() == connectivity.Shutdown:
-		return store.ErrClosed
 	case st.Code() == codes.Canceled:
 		return fmt.Errorf("%s: %w", st.Message(), context.Canceled)
 	case st.Code() == codes.DeadlineExceeded:
