@@ -73,6 +73,7 @@ type Store struct {
 // Open connects to a table that is there. It returns within cfg.Timeout.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg.withDefaults(), table: []byte(cfg.Table)}
+	s.clients.fresh = func() gohbase.Client { return dial(s.cfg) }
 	s.clients.open(s.cfg)
 	if _, err := s.Read(ctx, "?"); err != nil {
 		if errors.Is(err, gohbase.TableNotFound) {

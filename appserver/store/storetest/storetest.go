@@ -33,7 +33,7 @@ type Target struct {
 func Run(t *testing.T, target Target) {
 	for _, c := range Checks() {
 		t.Run(c.Name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if err := c.Run(ctx, target); err != nil {
 				t.Error(err)

@@ -306,6 +306,7 @@ var plants = []struct {
 		var mu sync.Mutex
 		var last []store.Cell
 		return &faulty{put: func(s store.Store, ctx context.Context, user string, cur, next store.Fence, cells []store.Cell) error {
+			time.Sleep(100 * time.Microsecond)
 			mu.Lock()
 			cells, last = append(slices.Clone(cells), last...), cells
 			mu.Unlock()
