@@ -108,6 +108,9 @@ func (s *Store) Put(ctx context.Context, user string, cur, next store.Fence, cel
 		if values[name] == nil {
 			values[name] = map[string][]byte{}
 		}
+		if c.Value == nil {
+			c.Value = []byte{} // nil is no value at all to HBase, which it refuses
+		}
 		values[name][string(c.Qualifier)] = c.Value
 	}
 	var expected []byte // none: the cell is absent, as it is never empty
