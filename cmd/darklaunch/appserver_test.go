@@ -176,8 +176,7 @@ func TestRowStorePaused(t *testing.T) {
 
 // TestRowStoreFull starts it with less room on the disk than it wants.
 func TestRowStoreFull(t *testing.T) {
-	r, _, s := startStore(t, "127.0.0.1:0", t.TempDir(), "--min-free", "1000000GiB", "--metrics", "127.0.0.1:0")
-	_ = r
+	_, _, s := startStore(t, "127.0.0.1:0", t.TempDir(), "--min-free", "1000000GiB")
 	err := s.Put(t.Context(), "ann", store.Fence{}, store.Fence{Epoch: 1, Tag: store.Tag{1}}, nil)
 	if !errors.Is(err, store.ErrRefused) {
 		t.Errorf("a put: got %v, want %v", err, store.ErrRefused)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -56,15 +57,18 @@ func TestRegions(t *testing.T) {
 	cfg := table(t, 4)
 	client := gohbase.NewClient(cfg.Quorum, gohbase.RpcQueueSize(1))
 	defer client.Close()
-	scan, err := hrpc.NewScanRangeStr(t.Context(), "hbase:meta", cfg.Table+",", cfg.Table+"-", hrpc.Families(map[string][]string{"info": {"regioninfo"}}))
+	scan, err := hrpc.NewScanRangeStr(t.Context(), "hbase:meta", cfg.Table+",,", cfg.Table+"-", hrpc.Families(map[string][]string{"info": {"regioninfo"}}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	regions := 0
 	for scanner := client.Scan(scan); ; regions++ {
 		result, err := scanner.Next()
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			break
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 		if !strings.HasPrefix(string(result.Cells[0].Row), cfg.Table+",") {
 			t.Errorf("region %q is of another table", result.Cells[0].Row)
