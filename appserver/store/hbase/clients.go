@@ -32,7 +32,6 @@ type clients struct {
 	client   gohbase.Client
 	since    time.Time // when it was made
 	failures int       // calls in a row that ended with their deadline
-	replaced int       // clients so far
 }
 
 func (c *clients) open(cfg Config) {
