@@ -135,19 +135,16 @@ func TestRowStoreKilled(t *testing.T) {
 // it goes on, the put is written late. Another server claims the row meanwhile:
 // the row is one owner's, and it is not written by the first again.
 func TestRowStorePaused(t *testing.T) {
-	r, addr, s := startStore(t, "127.0.0.1:0", t.TempDir())
-	short, err := rows.Open(t.Context(), addr, rows.Config{Timeout: time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer short.Close()
-	first := &writer{store: short, user: "ann", id: 1}
+	r, _, s := startStore(t, "127.0.0.1:0", t.TempDir())
+	first := &writer{store: s, user: "ann", id: 1}
 	if err := first.claim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.signal(syscall.SIGSTOP)
 	write := first.owner.Commit(1, first.tag())
-	err = short.Put(t.Context(), "ann", write.Cur, write.Next, nil)
+	patience, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := s.Put(patience, "ann", write.Cur, write.Next, nil)
 	r.signal(syscall.SIGCONT)
 	if !store.Unknown(err) {
 		t.Fatalf("a put to a store that is stopped: got %v, want an unknown outcome", err)
@@ -192,16 +189,23 @@ func TestRowStoreDiskFails(t *testing.T) {
 	dir := t.TempDir()
 	// In blocks of 512 bytes or 1 KiB, as the shell has it; of this child alone.
 	r := startBy(t, []string{"/bin/sh", "-c", `ulimit -f 2048; exec "$0" "$@"`}, "appserver", "store", "--listen", "127.0.0.1:0", "--data", dir)
-	s, err := rows.Open(t.Context(), r.ready("rows"), rows.Config{Timeout: 2 * time.Second})
+	s, err := rows.Open(t.Context(), r.ready("rows"), rows.Config{Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	var code int
+	var stderr string
+	go func() { // calls would wait for the process to come back
+		defer cancel()
+		code, _, stderr = r.end()
+	}()
 	acked := store.Fence{}
 	for i := range 1000 {
 		next := store.Fence{Epoch: 1, Seq: uint64(i + 1), Tag: store.Tag{byte(i >> 8), byte(i), 1}}
 		cell := store.Cell{Family: store.Actions, Qualifier: fmt.Appendf(nil, "%06d", i), Value: []byte(strings.Repeat(fmt.Sprint(i), 10_000))}
-		if err = s.Put(t.Context(), "ann", acked, next, []store.Cell{cell}); err != nil {
+		if err = s.Put(ctx, "ann", acked, next, []store.Cell{cell}); err != nil {
 			break
 		}
 		acked = next
@@ -209,7 +213,7 @@ func TestRowStoreDiskFails(t *testing.T) {
 	if !store.Unknown(err) {
 		t.Fatalf("the last put: got %v, want an unknown outcome", err)
 	}
-	code, _, stderr := r.end()
+	<-ctx.Done()
 	if code != exitCouldNotRun || !strings.Contains(stderr, "darklaunch: the store cannot go on:") {
 		t.Errorf("got %d, want %d, and the reason; stderr: %s", code, exitCouldNotRun, stderr)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	cockroach "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -86,6 +87,7 @@ func TestPowerFailure(t *testing.T) {
 		var before [users]int64
 		for u := range users {
 			for before[u] = acked[u].Load(); before[u] < int64(20*(crash+1)); before[u] = acked[u].Load() {
+				time.Sleep(time.Millisecond)
 				if t.Failed() || t.Context().Err() != nil {
 					cancel()
 					wg.Wait()
