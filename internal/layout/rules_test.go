@@ -70,7 +70,8 @@ var importRules = []rule{
 // purePackages start no goroutine, do no I/O and ask no clock: time, seed and
 // input are arguments.
 var purePackages = []string{
-	"appserver/action", "appserver/index", "appserver/search", "appserver/ring", "internal/wire",
+	"appserver/action", "appserver/fence", "appserver/index", "appserver/ring", "appserver/search",
+	"internal/wire",
 	"mirror/guard", "mirror/ids", "mirror/observe", "mirror/openapi", "mirror/record", "mirror/sample", "mirror/translate",
 	"loadgen/arrival", "loadgen/draw", "loadgen/population", "loadgen/session",
 	"verdict/compare", "verdict/judge", "verdict/noise",
