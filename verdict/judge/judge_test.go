@@ -14,7 +14,6 @@ import (
 	"pgregory.net/rapid"
 
 	"darklaunch/internal/hist"
-	"darklaunch/verdict/stat"
 )
 
 // harmless adds live traffic that does not depend on whether copies are sent.
@@ -366,6 +365,30 @@ func TestHolmInVerdict(t *testing.T) {
 	}
 }
 
+// TestManyRows holds that what is plainly slower fails among many rows too, though
+// there are few blocks.
+func TestManyRows(t *testing.T) {
+	r := rand.New(rand.NewPCG(103, 107))
+	var windows []Window
+	for route := range 20 {
+		effect := 0.0
+		if route == 7 {
+			effect = 0.6
+		}
+		for k, w := range (scene{windows: 45, noise: 0.03, effect: effect}).generate(r) {
+			if route == 0 {
+				windows = append(windows, w)
+			} else {
+				windows[k].Routes[fmt.Sprint("/", route)] = w.Routes["/threads"]
+			}
+		}
+	}
+	d := Judge(mirrored, Config{}, windows, Findings{}, at, false)
+	if d.Verdict != Fail || d.Rig.Blocks > 9 || d.Reasons[0].Route != "/7" {
+		t.Errorf("got %s of %d blocks, %v, want /7 to fail", d.Verdict, d.Rig.Blocks, d.Reasons)
+	}
+}
+
 // TestRemainder holds that a route with a handful of calls neither fails nor holds up
 // a verdict, and that coverage says where it went.
 func TestRemainder(t *testing.T) {
@@ -554,6 +577,28 @@ func TestShape(t *testing.T) {
 	}
 }
 
+// TestShapeChanged holds that a change of shape that no gate sees is told.
+func TestShapeChanged(t *testing.T) {
+	two := func(share int64) (h *hist.Hist) {
+		h = hist.New()
+		h.RecordN(10*time.Millisecond, 520+share)
+		h.RecordN(18*time.Millisecond, 460-share)
+		h.RecordN(40*time.Millisecond, 20)
+		return h
+	}
+	var windows []Window
+	for k := range 60 {
+		windows = append(windows, Window{Start: at.Add(time.Duration(k) * 10 * time.Second), Length: 10 * time.Second, Routes: map[string]Route{"/": {
+			Latency: map[Role]Latency{Shadow: {Durations: two(200)}, Control: {Durations: two(0)}},
+		}}})
+	}
+	cfg := Config{Metrics: []Rule{{Name: MetricLatency, Stat: "p50", Margin: 0.05}, {Name: MetricLatency, Stat: "p99", Margin: 0.1}}}
+	d := Judge(mirrored, cfg, windows, Findings{}, at, false)
+	if s := d.Metrics[0].Shape; d.Verdict != Pass || s == nil || !s.Changed || math.Abs(s.KS-0.2) > 1e-9 || d.Metrics[1].Shape != nil {
+		t.Errorf("got %s, shape %+v", d.Verdict, s)
+	}
+}
+
 func TestIntervalJSON(t *testing.T) {
 	for _, i := range []Interval{{-1, 2}, {math.Inf(-1), 3}, {4, math.Inf(1)}, {math.Inf(-1), math.Inf(1)}} {
 		b, err := json.Marshal(i)
@@ -587,5 +632,3 @@ func BenchmarkJudge(b *testing.B) {
 		Judge(mirrored, Config{}, windows, Findings{}, at, false)
 	}
 }
-
-var _ = stat.Z
