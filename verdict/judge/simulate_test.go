@@ -12,7 +12,7 @@ import (
 	"darklaunch/verdict/stat"
 )
 
-// runs is the size of a simulation: quick in every run of the tests and an eighth
+// runs is the size of a simulation: quick in every run of the tests and a sixteenth
 // of that with -short; full for the benchmark's report, which sets
 // VERDICT_SIMULATIONS=full.
 func runs(full, quick int) int {
@@ -20,7 +20,7 @@ func runs(full, quick int) int {
 	case os.Getenv("VERDICT_SIMULATIONS") == "full":
 		return full
 	case testing.Short():
-		return max(6, quick/8)
+		return max(4, quick/16)
 	}
 	return quick
 }
