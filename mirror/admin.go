@@ -101,6 +101,7 @@ func (m *Mirror) postSeeded(r *http.Request) (any, error) {
 	if want.All == (want.Keys != nil) || want.At.IsZero() {
 		return nil, badRequest{errors.New(`want "keys":[…] or "all":true, and "at", when the state was taken, as in RFC 3339`)}
 	}
+	m.harm.seeded()
 	if want.All {
 		return map[string]int{"tainted": m.lanes.SeedAll(want.At)}, nil
 	}

@@ -16,6 +16,10 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"darklaunch/mirror/guard"
+	"darklaunch/mirror/ids"
+	"darklaunch/mirror/lanes"
+	"darklaunch/mirror/process"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -57,6 +61,10 @@ type Config struct {
 	// Switchback is the share, in ppm, of 5 s slices in which nothing is sent,
 	// so that live can be compared with and without. Zero is none, 500,000 the most.
 	Switchback int32
+	// Guard is when mirroring switches itself off because live is hurt. Unguarded
+	// says that it never does.
+	Guard     guard.Config
+	Unguarded bool
 	// Recycle closes connections that stay dark after a resume, at what looks
 	// like a message boundary.
 	Recycle bool
@@ -67,6 +75,9 @@ type Config struct {
 	Verdict string
 	// Record lists what pairs may show in the clear, as record.Config.Allow.
 	Record []string
+
+	// Scrape says which processes tell in the pair stream what their work costs.
+	Scrape process.Config
 
 	// InFlight bounds the copies that a role was sent and has not answered.
 	// Zero means 64, 4,096 is the most.
@@ -84,6 +95,8 @@ type Config struct {
 	ShadowTimeout time.Duration
 	// DrainTimeout bounds the end of Run. Zero means 10s.
 	DrainTimeout time.Duration
+
+	blockLength time.Duration // tests have shorter ones
 
 	// Version is told in the pair stream, for people.
 	Version string
@@ -110,6 +123,9 @@ type Front struct {
 	// Assign are values of live's answers that unsafe copies carry, for roles
 	// that take what live decided.
 	Assign []Assign
+	// IDs are where live and a role, of lanes.NumRoles, each name what they make;
+	// see package ids. A config without Learn is none.
+	IDs [lanes.NumRoles]ids.Config
 
 	// Certificate and Key are PEM files; TLS ends here when they are set.
 	Certificate, Key string
@@ -130,8 +146,29 @@ type Route struct {
 	Skip bool
 	// Unsafe copies those too that may change state.
 	Unsafe bool
+	// Stream says that its answers have no end in sight: they are copied when
+	// their request has ended, and never compared. That gRPC methods answer so
+	// Config.Descriptors say; other answers are found out after a second.
+	Stream bool
+	// Compare are the headers of answers that are compared beside status, body
+	// and trailers. Nil means content-type.
+	Compare []string
+	// Masks are where answers may differ. Both answers are then shipped, and
+	// compared by a verdict, of a share of the users in ppm that is fixed and is
+	// theirs alone, whatever the sample. A zero Share means all.
+	Masks []Mask
+	Share int32
 	// Touch are extractors of other users that an exchange touches.
 	Touch []string
+}
+
+// Mask is a place in answers whose values may differ.
+type Mask struct {
+	// Field is header:NAME, json:$.a.b[*], form:NAME or proto:1.3.
+	Field string
+	// Within is by how much: a number, or a duration for times. Empty is any.
+	// What is compared so must be shown by Config.Record.
+	Within string
 }
 
 // Assign puts a value of live's answer into the copy.
@@ -149,6 +186,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, 10*time.Second)
 	cfg.ShadowTimeout = cmp.Or(cfg.ShadowTimeout, 5*time.Second)
 	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 10*time.Second)
+	cfg.blockLength = cmp.Or(cfg.blockLength, blockLength)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -179,6 +217,9 @@ func (cfg *Config) check() error {
 		if n.value < 0 || n.value > n.most {
 			return fmt.Errorf("%s %d: want 0 to %d", n.name, n.value, n.most)
 		}
+	}
+	if g := cfg.Guard; g.Overhead < 0 || g.Blocks < 0 || !(g.Errors >= 0 && g.Errors <= 1) {
+		return fmt.Errorf("guard %v, %v, %d blocks: want limits above zero, and a share", g.Overhead, g.Errors, g.Blocks)
 	}
 	names := map[string]bool{"admin": true, "metrics": true}
 	for i := range cfg.Fronts {

@@ -1,6 +1,8 @@
 package mirror
 
 import (
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"darklaunch/mirror/lanes"
@@ -17,6 +19,8 @@ type candidate struct {
 	final    bool // nothing that comes later changes the decision
 	marked   bool // it is a copy of another mirror's
 	unsafe   bool
+	offered  bool         // before its end, as a stream
+	author   string       // kept where pairs of some alone are shipped
 	nobody   bool         // it is sampled by itself, and has no author
 	unkept   lanes.Reason // why its bodies were not kept
 	id       uint64
@@ -77,6 +81,9 @@ func (c *connection) newCandidate() *candidate {
 func (t *candidate) settle() {
 	d := &t.decision
 	t.nobody = d.Author.Key == ""
+	if t.route.stats.pairs.Partial() {
+		t.author = strings.Clone(d.Author.Key)
+	}
 	d.Author.Key = ""
 	for i := range d.Touched {
 		d.Touched[i].Key = ""
@@ -121,10 +128,31 @@ func (c *connection) Answer(x *observe.Exchange) observe.Mode {
 	switch {
 	case !ok || t.final && (t.marked || !t.decision.Admitted || t.unkept != lanes.NotDropped):
 		return observe.Ignore
-	case !t.final && t.route.wants.answerBody, t.unsafe && len(c.f.assign) > 0, c.m.told:
+	case !t.final && t.route.wants.answerBody, t.unsafe && len(c.f.assign) > 0, c.f.translates, c.m.told:
 		return observe.Keep
 	}
 	return observe.Hash
+}
+
+// Ongoing implements observe.Sink. What streams from live is copied before it ends.
+func (c *connection) Ongoing(x *observe.Exchange, long bool) (taken bool) {
+	t, ok := x.Tag.(*candidate)
+	if !ok || !long && !t.route.stream && !c.m.cfg.Descriptors.ServerStreams(text(x.Path())) {
+		return false
+	}
+	request := &x.Request.Body
+	if request.Messages > 1 || request.Truncated || t.unkept != lanes.NotDropped || !t.final && t.route.wants.answer {
+		return false // for its end to decide
+	}
+	c.decide(x, t)
+	if t.marked || !t.decision.Admitted || t.unsafe && t.decision.Unattributed != "" || c.m.off.Load() != uint32(lanes.NotDropped) {
+		return false
+	}
+	p := c.pending(x, t, lanes.Unknown, x.Request.Last)
+	p.copy.Stream = true
+	taken = c.m.offer(x, p, lanes.NotDropped)
+	t.offered = taken
+	return taken
 }
 
 // Done implements observe.Sink.
@@ -161,14 +189,14 @@ func (c *connection) decide(x *observe.Exchange, t *candidate) {
 	t.passing.sampled = t.decision.Author.Sampled
 	c.m.tally.add(&t.decision)
 	t.settle()
+	t.final = true
 }
 
 // judge says what becomes of an exchange that live has ended.
 func (c *connection) judge(x *observe.Exchange, t *candidate) {
-	p := c.m.pendings.Get().(*pending)
-	p.route, p.front = t.route, c.f
-	p.copy.Users = t.users(p.one[:0])
-	c.meet(p.copy.Users)
+	if t.offered {
+		return
+	}
 	live := effect(x)
 	end := x.Answer.Last
 	if end.Before(x.Request.Last) {
@@ -177,6 +205,7 @@ func (c *connection) judge(x *observe.Exchange, t *candidate) {
 	if x.Outcome != observe.Complete {
 		end = time.Now() // no chunk tells when it was cut
 	}
+	p := c.pending(x, t, live, end)
 	if t.unsafe && live != lanes.DidNot {
 		if t.decision.Unattributed != "" {
 			c.m.metrics.unattributed[t.decision.Unattributed].Inc()
@@ -189,10 +218,19 @@ func (c *connection) judge(x *observe.Exchange, t *candidate) {
 		p.recycle()
 		return
 	}
+	c.m.offer(x, p, t.unkept)
+}
+
+// pending is what a copy of x would be: live did what live says, until end.
+func (c *connection) pending(x *observe.Exchange, t *candidate, live lanes.Effect, end time.Time) *pending {
+	p := c.m.pendings.Get().(*pending)
+	p.route, p.front = t.route, c.f
+	p.copy.Users = t.users(p.one[:0])
+	c.meet(p.copy.Users)
 	p.copy.Author, p.copy.Unsafe, p.copy.Live = t.decision.Author.Admitted && !t.nobody, t.unsafe, live
 	p.copy.Start, p.copy.End = x.Request.First, end
-	p.author = t.decision.Author.ID
-	c.m.offer(x, p, t.unkept)
+	p.author, p.pair.Author = t.decision.Author.ID, t.author
+	return p
 }
 
 // users are those of t who are admitted, the author first.
@@ -271,7 +309,8 @@ type pending struct {
 	calls      [1]shadow.Call
 	sent       shadow.Copy
 
-	release func() // end, made once
+	release func()       // end, made once
+	uses    atomic.Int32 // by the lanes, and by each leg that the loop has
 }
 
 func newPending() any {
@@ -286,13 +325,23 @@ func (p *pending) end() {
 		p.front.m.pairs.End(&p.pair)
 		p.x.Release()
 	}
-	p.recycle()
+	p.unused()
+}
+
+// unused says that one of those who use p does so no more. The lanes let go of a
+// copy that was dropped when the loop learns of it, which still has its job then.
+func (p *pending) unused() {
+	if p.uses.Add(-1) == 0 {
+		p.recycle()
+	}
 }
 
 // recycle gives p back, of which nobody knows any more.
 func (p *pending) recycle() {
 	pool, call := &p.front.m.pendings, p.calls[0]
-	*p = pending{release: p.release}
+	release := p.release
+	*p = pending{}
+	p.release = release
 	if cap(call.Header)+cap(call.Trailer) <= spareFields {
 		p.calls[0].Header, p.calls[0].Trailer = call.Header[:0], call.Trailer[:0]
 	}
@@ -302,18 +351,23 @@ func (p *pending) recycle() {
 // spareFields is how many fields a pending in the pool has room for at most.
 const spareFields = 64
 
-// offer hands a copy to the lanes.
-func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) {
+// offer hands a copy to the lanes, and reports whether it took x to be sent.
+func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) (took bool) {
 	m.at(stageOffer)
-	drop := m.whyNot(x, unkept)
+	take, drop := x.Take, lanes.NotDropped
+	if p.copy.Stream {
+		take = x.TakeRequest
+	} else {
+		drop = m.whyNot(x, unkept)
+	}
 	if drop == lanes.NotDropped {
 		var ok bool
-		if p.x, ok = x.Take(); !ok {
+		if p.x, ok = take(); !ok {
 			drop = lanes.Budget
 		} else {
 			p.copy.Bytes = int64(p.x.Held())
 			p.sent.ID, p.sent.Key = newID(), p.author
-			p.pair = pairs.Pair{Route: p.route.stats.pairs, ID: p.sent.ID, Key: p.author, Unsafe: p.copy.Unsafe, Live: p.x}
+			p.pair = pairs.Pair{Route: p.route.stats.pairs, ID: p.sent.ID, Key: p.author, Author: p.pair.Author, Unsafe: p.copy.Unsafe, Live: p.x}
 		}
 	}
 	for r, b := range p.front.backends {
@@ -327,12 +381,15 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) {
 	}
 	p.pair.Roles = p.copy.Roles
 	p.copy.Payload, p.copy.Release = p, p.release
+	p.uses.Store(1)
+	took = p.x != nil
 	if !m.lanes.Offer(&p.copy) {
 		if p.x != nil {
 			p.x.Release()
 		}
 		p.recycle()
 	}
+	return took
 }
 
 // whyNot says why x can't be sent again though it is admitted.
@@ -363,6 +420,7 @@ func (p *pending) call() *shadow.Copy {
 	}
 	p.built = true
 	p.calls[0].Observed(p.x, p.route.name)
+	p.calls[0].Stream = p.copy.Stream
 	p.sent.Calls = p.calls[:]
 	if !p.copy.Unsafe {
 		return &p.sent // live decided nothing

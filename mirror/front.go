@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -23,12 +24,14 @@ type front struct {
 	relay    *relay.Relay
 	backends [lanes.NumRoles]*shadow.Backend // nil where there is no such role
 
-	keys   []sample.Extractor
-	early  int     // how many of keys, from the first, need only the request's header
-	wants  reading // what keys need
-	assign []*ids.Assign
-	routes *sample.Routes
-	routed map[*sample.Route]*route // configured
+	keys       []sample.Extractor
+	early      int     // how many of keys, from the first, need only the request's header
+	wants      reading // what keys need
+	assign     []*ids.Assign
+	ids        [lanes.NumRoles]*ids.Table // nil where there is none
+	translates bool                       // there is a table
+	routes     *sample.Routes
+	routed     map[*sample.Route]*route // configured
 
 	mu      sync.Mutex
 	learned map[string]*route
@@ -51,6 +54,7 @@ type route struct {
 	name   string
 	skip   bool
 	unsafe bool
+	stream bool
 	touch  []sample.Extractor
 	early  []sample.Extractor // of touch, those that need only the request's header
 	wants  reading            // of keys and touch
@@ -85,14 +89,30 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 		}
 		f.assign = append(f.assign, rule)
 	}
+	for role := range cfg.IDs {
+		if len(cfg.IDs[role].Learn) == 0 {
+			continue
+		}
+		if f.ids[role], err = ids.NewTable(cfg.IDs[role]); err != nil {
+			return nil, fmt.Errorf("%s: %w", lanes.Role(role), err)
+		}
+		f.translates = true
+		m.ships = true // by their fields, here
+	}
 	list := make([]sample.Route, len(cfg.Routes))
 	for i, r := range cfg.Routes {
 		touch, err := parseAll(r.Touch, m.cfg.Descriptors)
 		if err != nil {
 			return nil, fmt.Errorf("route %q: %w", r.Pattern, err)
 		}
+		if m.cfg.Descriptors.Lacks(r.Pattern) {
+			return nil, fmt.Errorf("route %q matches nothing: the descriptors have its service, and no such method", r.Pattern)
+		}
 		list[i] = sample.Route{Pattern: r.Pattern, Unsafe: r.Unsafe, Touch: touch}
-		f.routed[&list[i]] = f.newRoute(r.Pattern, r.Skip, r.Unsafe || m.cfg.Unsafe, touch)
+		route := f.newRoute(r.Pattern, r.Skip, r.Unsafe || m.cfg.Unsafe, touch)
+		route.stream = r.Stream
+		route.stats.prime(methodOf(r.Pattern))
+		f.routed[&list[i]] = route
 		m.unsafe = m.unsafe || r.Unsafe
 	}
 	if f.routes, err = sample.NewRoutes(list); err != nil {
@@ -100,6 +120,29 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 	}
 	f.learned[sample.Other] = f.newRoute(sample.Other, false, m.cfg.Unsafe, nil)
 	return f, nil
+}
+
+// expect has the series of the configured routes from the start.
+func (f *front) expect() {
+	for _, b := range f.backends {
+		for _, r := range f.cfg.Routes {
+			if b != nil && !r.Skip {
+				b.Expect(r.Pattern)
+			}
+		}
+	}
+}
+
+// methodOf is the method of a pattern's requests, of most of them if it names none.
+func methodOf(pattern string) string {
+	method, _, named := strings.Cut(pattern, " ")
+	switch {
+	case named:
+		return method
+	case sample.IsMethod(pattern):
+		return "POST"
+	}
+	return "GET"
 }
 
 func parseAll(texts []string, d *sample.Descriptors) ([]sample.Extractor, error) {

@@ -3,13 +3,16 @@ package mirror
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -288,7 +291,7 @@ func TestAccounting(t *testing.T) {
 }
 
 // blackHole takes connections and never reads or answers.
-func blackHole(t *testing.T) (addr string, held func() int) {
+func blackHole(t *testing.T) (addr string, held func() []net.Conn) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -314,34 +317,46 @@ func blackHole(t *testing.T) (addr string, held func() int) {
 			c.Close()
 		}
 	})
-	return ln.Addr().String(), func() int { mu.Lock(); defer mu.Unlock(); return len(conns) }
+	return ln.Addr().String(), func() []net.Conn { mu.Lock(); defer mu.Unlock(); return slices.Clone(conns) }
 }
 
 // TestBlackHole sends to a shadow that takes connections and nothing else: what
 // is held stays within its bounds, live goes on, and all is given back.
 func TestBlackHole(t *testing.T) {
-	const budget = 1 << 20
+	size := struct {
+		budget, requests int
+		rate             float64 // a second; 0 is as fast as it goes
+		cfg              Config
+	}{1 << 20, 3000, 0, Config{MaxBody: 64 << 10, InFlight: 8, ShadowTimeout: time.Second, MaxAge: 2 * time.Second}}
+	switch {
+	case fullSize():
+		size.budget, size.requests, size.rate, size.cfg = 64<<20, 2000*180, 2000, Config{}
+	case testing.Short():
+		size.requests = 600
+	}
 	addr, held := blackHole(t)
 	live := newService(t, nil)
+	live.forgets = true
 	goroutines := goleak.IgnoreCurrent()
-	r := newRig(t, Config{
-		Unsafe: true, Shadow: addr, PendingBytes: budget, MaxBody: budget / 16, InFlight: 8,
-		ShadowTimeout: 300 * time.Millisecond, MaxAge: time.Second,
-	}, live, nil)
-	enough := 3000
-	if testing.Short() {
-		enough = 600
-	}
+	heap := heapInUse()
+	size.cfg.Unsafe, size.cfg.Shadow, size.cfg.PendingBytes = true, addr, size.budget
+	r := newRig(t, size.cfg, live, nil)
 	body := strings.Repeat("x", 4000)
 	cs := clients(4, false)
-	var most int64
+	if size.rate > 0 {
+		cs = clients(32, false)
+	}
+	var most atomic.Int64
 	var wg sync.WaitGroup
-	var mu sync.Mutex
+	start := time.Now()
 	for i, c := range cs {
 		wg.Go(func() {
-			for n := range enough / len(cs) {
+			for n := i; n < size.requests; n += len(cs) {
+				if size.rate > 0 {
+					time.Sleep(time.Until(start.Add(time.Duration(float64(n) / size.rate * float64(time.Second)))))
+				}
 				req, _ := http.NewRequest("POST", "http://"+r.addr(0)+"/box/1", strings.NewReader(body))
-				req.Header.Set("x-user", user(i*100+n%100))
+				req.Header.Set("x-user", user(i*100+n/len(cs)%100))
 				resp, err := c.Do(req)
 				if err != nil {
 					t.Errorf("live: %v", err)
@@ -349,21 +364,30 @@ func TestBlackHole(t *testing.T) {
 				}
 				io.Copy(io.Discard, resp.Body)
 				resp.Body.Close()
-				mu.Lock()
-				most = max(most, r.account.held.Load())
-				mu.Unlock()
+				if now := r.account.held.Load(); now > most.Load() {
+					most.Store(now)
+				}
 			}
 		})
 	}
 	wg.Wait()
+	took := time.Since(start)
 	closeIdle(cs)
-	if most > budget+budget/10 || most < budget/2 {
+	end := time.Now()
+	budget := int64(size.budget)
+	if most := most.Load(); most > budget+budget/10 || most < budget/2 {
 		t.Errorf("at most %d bytes were held, want the budget of %d filled, and no more than a tenth beyond", most, budget)
 	}
-	if held() == 0 {
+	if len(held()) == 0 {
 		t.Error("the black hole was not reached")
 	}
 	waitFor(t, "all to be given back", func() bool { return r.lanes.Snapshot().Copies == 0 && r.account.held.Load() == 0 })
+	waitFor(t, "the heap to be what it was", func() bool { return heapInUse() < heap+16<<20 })
+	back := time.Since(end)
+	if back > 5*time.Second && fullSize() {
+		t.Errorf("all was back after %v, want 5s", back)
+	}
+	t.Logf("%d requests at %.0f/s; %d of %d bytes held at most; all back after %v", size.requests, float64(size.requests)/took.Seconds(), most.Load(), budget, back)
 	s := scrape(t, r.registry)
 	if wrong := identity(s); wrong != nil {
 		t.Error(wrong)
@@ -377,6 +401,21 @@ func TestBlackHole(t *testing.T) {
 	if err := goleak.Find(goroutines); err != nil {
 		t.Error(err)
 	}
+	for _, c := range held() { // the mirror's ends are closed
+		c.SetReadDeadline(time.Now().Add(30 * time.Second))
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a socket is left: %v", err)
+		}
+	}
+}
+
+// heapInUse is what lives on the heap, in bytes.
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC() // the second empties the pools
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // TestDeafShadow uploads 64 MiB while the shadow reads nothing: live gets all of

@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"darklaunch/internal/hist"
+	"darklaunch/mirror/guard"
+	"darklaunch/mirror/ids"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
 	"darklaunch/mirror/pairs"
@@ -23,10 +25,11 @@ type metrics struct {
 	abandoned    map[observe.Reason]prometheus.Counter
 	unattributed map[sample.Reason]prometheus.Counter
 	panics       *prometheus.CounterVec
+	guarded      map[guard.Symptom]prometheus.Counter
 }
 
 // panicking are the parts in which a panic is counted.
-var panicking = []string{"observer", "sender", "backend", "lanes", "switches", "switchback", "pairs"}
+var panicking = []string{"observer", "sender", "backend", "lanes", "switches", "guard", "pairs", "scraper"}
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -52,6 +55,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		marked:       prometheus.NewCounter(prometheus.CounterOpts{Name: "mirror_marked_requests_total", Help: "Requests that came marked as a copy, and were not copied."}),
 		abandoned:    map[observe.Reason]prometheus.Counter{},
 		unattributed: map[sample.Reason]prometheus.Counter{},
+		guarded:      map[guard.Symptom]prometheus.Counter{},
 	}
 	reg.MustRegister(m.marked)
 	abandoned := counter("mirror_observe_abandoned_total", "Connections that are relayed and no longer read, by why.", "reason")
@@ -62,10 +66,37 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range sample.UnattributedReasons() {
 		m.unattributed[r] = unattributed.WithLabelValues(string(r))
 	}
+	guarded := counter("mirror_guard_trips_total", "How often the live guard switched mirroring off, by what it saw.", "symptom")
+	for _, symptom := range guard.Symptoms() {
+		m.guarded[symptom] = guarded.WithLabelValues(string(symptom))
+	}
 	for _, part := range panicking {
 		m.panics.WithLabelValues(part)
 	}
 	return m
+}
+
+// registerIDs exports what the tables of ids count.
+func (m *Mirror) registerIDs(reg prometheus.Registerer) {
+	for _, f := range m.fronts {
+		for role, table := range f.ids {
+			if table == nil {
+				continue
+			}
+			for outcome, count := range map[string]func(ids.Counts) uint64{
+				"learned":   func(c ids.Counts) uint64 { return c.Learned },
+				"rewritten": func(c ids.Counts) uint64 { return c.Rewritten },
+				"unknown":   func(c ids.Counts) uint64 { return c.Unknown },
+				"conflict":  func(c ids.Counts) uint64 { return c.Conflicts },
+			} {
+				reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+					Name:        "mirror_ids_total",
+					Help:        "Ids that live and a role name differently: learned, rewritten, sent as they were for want of a twin, or learned to be another's.",
+					ConstLabels: prometheus.Labels{"front": f.cfg.Name, "role": lanes.Role(role).String(), "outcome": outcome},
+				}, func() float64 { return float64(count(table.Counts())) }))
+			}
+		}
+	}
 }
 
 // routeStats are the series of one route on one front, looked up once.
@@ -73,6 +104,7 @@ type routeStats struct {
 	requests *prometheus.CounterVec // of front and route
 	duration [2][2]prometheus.Observer
 	pairs    *pairs.Route
+	grpc     bool // its codes are gRPC's
 
 	mu sync.Mutex // serialises those who add to codes
 	// codes is replaced and never changed.
@@ -121,7 +153,7 @@ func codeName(code int) string {
 
 // route returns the series of a route, all that are known beforehand at 0.
 func (m *metrics) route(front, name string, of *pairs.Route) *routeStats {
-	s := &routeStats{requests: m.requests.MustCurryWith(prometheus.Labels{"front": front, "route": name}), pairs: of}
+	s := &routeStats{requests: m.requests.MustCurryWith(prometheus.Labels{"front": front, "route": name}), pairs: of, grpc: sample.IsMethod(name)}
 	none := map[statusKey]prometheus.Counter{}
 	s.codes.Store(&none)
 	flags := [2]string{"false", "true"}
@@ -140,10 +172,39 @@ func (s *routeStats) counter(k statusKey) prometheus.Counter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	more := maps.Clone(*s.codes.Load())
-	c := s.requests.WithLabelValues(methods[k.method], codeName(int(k.code)))
-	more[k] = c
+	s.add(more, k)
+	if _, known := more[statusKey{k.method, codeError}]; !known {
+		s.addAll(more, k.method)
+	}
 	s.codes.Store(&more)
-	return c
+	return more[k]
+}
+
+// prime puts the series of a method at 0.
+func (s *routeStats) prime(method string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more := maps.Clone(*s.codes.Load())
+	s.addAll(more, methodIndex([]byte(method)))
+	s.codes.Store(&more)
+}
+
+func (s *routeStats) add(to map[statusKey]prometheus.Counter, k statusKey) {
+	to[k] = s.requests.WithLabelValues(methods[k.method], codeName(int(k.code)))
+}
+
+// addAll adds the codes that are watched: one that is not there before it counts
+// hides its first failure from whoever takes rates.
+func (s *routeStats) addAll(to map[statusKey]prometheus.Counter, method uint8) {
+	codes := []int16{200, 500, 502, 503, 504, codeError, codeCanceled}
+	if s.grpc {
+		codes = []int16{0, 2, 4, 13, 14, codeError, codeCanceled} // OK, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE
+	}
+	for _, code := range codes {
+		if k := (statusKey{method, code}); to[k] == nil {
+			s.add(to, k)
+		}
+	}
 }
 
 // count counts an exchange that live has ended.
@@ -154,6 +215,7 @@ func (m *Mirror) count(x *observe.Exchange, p *passing) {
 	if x.Answer.Complete {
 		s.duration[b2i(p.sampled)][b2i(sending)].Observe(took.Seconds())
 	}
+	m.harm.observe(x, p.sampled)
 	if m.told {
 		s.pairs.Live(p.sampled, sending, took, x.Answer.Complete, effect(x) == lanes.Unknown)
 	}

@@ -30,9 +30,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"darklaunch/mirror/guard"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/observe"
 	"darklaunch/mirror/pairs"
+	"darklaunch/mirror/process"
 	"darklaunch/mirror/relay"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
@@ -41,29 +43,34 @@ import (
 // Mirror is one data plane. Make it with New; its methods are safe for
 // concurrent use.
 type Mirror struct {
-	cfg      Config
-	log      *slog.Logger
-	metrics  *metrics
-	observer *observe.Observer
-	sampler  *sample.Sampler
-	early    *sample.Sampler // decides by the header what later keys may still change
-	share    atomic.Pointer[sample.Share]
-	lanes    *lanes.Lanes
-	loop     *shadow.Loop    // sends copies
-	second   *leg            // the other role of what the loop took last
-	shadow   *shadow.Backend // nil without one
-	fronts   []*front
-	pairs    *pairs.Pairs
-	told     bool // somebody reads the pairs
-	tally    tally
-	learner  learner
-	account  *account      // of what live's exchanges hold
-	answers  *account      // of what roles' do
-	pendings sync.Pool     // of *pending
-	ids      atomic.Uint64 // of exchanges, for sample.MissingRandom
-	unsafe   bool          // some route copies what may change state
+	cfg       Config
+	log       *slog.Logger
+	metrics   *metrics
+	observer  *observe.Observer
+	sampler   *sample.Sampler
+	early     *sample.Sampler // decides by the header what later keys may still change
+	share     atomic.Pointer[sample.Share]
+	lanes     *lanes.Lanes
+	loop      *shadow.Loop    // sends copies
+	second    *leg            // the other role of what the loop took last
+	shadow    *shadow.Backend // nil without one
+	fronts    []*front
+	pairs     *pairs.Pairs
+	told      bool // somebody reads the pairs
+	ships     bool // some routes' pairs are compared by who reads them
+	scraper   *process.Scraper
+	tally     tally
+	learner   learner
+	account   *account      // of what live's exchanges hold
+	answers   *account      // of what roles' do
+	pendings  sync.Pool     // of *pending
+	ids       atomic.Uint64 // of exchanges, for sample.MissingRandom
+	streaming int           // streams that the loop is sending
+	unsafe    bool          // some route copies what may change state
 
 	switches switches
+	harm     harm
+	cost     cost          // of the pairs' goroutine
 	sending  atomic.Bool   // copies leave: not off, and not held by a switchback
 	off      atomic.Uint32 // why mirroring is off, a lanes.Reason
 	dark     atomic.Bool   // decoders are abandoned until mirroring is resumed
@@ -87,9 +94,14 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	m.observer = observe.New(observe.Config{MaxBody: cfg.MaxBody, Account: m.account})
 	m.metrics = newMetrics(reg)
 	m.pendings.New = newPending
+	m.harm.guard = guard.New(cfg.Guard)
 	m.sending.Store(true)
 	m.switches.m = m
 
+	var err error
+	if m.scraper, err = process.New(cfg.Scrape, reg); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	if err := m.openPairs(reg); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -104,12 +116,17 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 		return nil, errors.Join(err, m.lanes.Close())
 	}
 	reg.MustRegister(m.lanes)
+	m.registerIDs(reg)
 	m.switches.readFile()
 	return m, nil
 }
 
-// keepAnswer is how much of a role's answer may be shown; all of it is compared.
-const keepAnswer = 32 << 10
+const (
+	// keepAnswer is how much of a role's answer may be shown; all of it is compared.
+	keepAnswer = 32 << 10
+	// keepWhole is how much there may be of one that is compared by its fields.
+	keepWhole = 256 << 10
+)
 
 // openFronts makes fronts and backends, of which nothing runs yet.
 func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
@@ -119,31 +136,42 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 		}
 		return shadow.New(shadow.Config{
 			Role: role, Address: address, Rules: m.cfg.Headers, Timeout: m.cfg.ShadowTimeout,
-			// Calls that the lanes wait for no longer may still be under way.
-			MaxCalls: 2 * m.cfg.InFlight,
-			KeepBody: keepAnswer, Account: m.answers, Metrics: metrics,
+			// Calls that the lanes wait for no longer may still be under way, and so
+			// many again may be streams.
+			MaxCalls: 3 * m.cfg.InFlight,
+			KeepBody: m.keepAnswer(), Account: m.answers, Metrics: metrics,
 		})
 	}
-	if m.shadow, err = backend("shadow", m.cfg.Shadow); err != nil {
-		return err
-	}
 	m.unsafe = m.cfg.Unsafe
-	for i := range m.cfg.Fronts {
+	for i := range m.cfg.Fronts { // before the backends, which depend on them
 		f, err := newFront(m, &m.cfg.Fronts[i])
 		if err != nil {
 			return fmt.Errorf("front %s: %w", m.cfg.Fronts[i].Name, err)
 		}
+		m.fronts = append(m.fronts, f)
+	}
+	if m.shadow, err = backend("shadow", m.cfg.Shadow); err != nil {
+		return err
+	}
+	for _, f := range m.fronts {
 		f.backends[lanes.Shadow] = m.shadow
 		if f.backends[lanes.Control], err = backend("control", f.cfg.Control); err != nil {
 			return fmt.Errorf("front %s: %w", f.cfg.Name, err)
 		}
-		m.fronts = append(m.fronts, f)
+		f.expect()
 	}
 	m.loop = shadow.NewLoop(shadow.LoopConfig{
 		Next:     m.next,
 		Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
 	}, m.backends()...)
 	return nil
+}
+
+func (m *Mirror) keepAnswer() int {
+	if m.ships {
+		return keepWhole
+	}
+	return keepAnswer
 }
 
 func (m *Mirror) openLanes() (err error) {
@@ -174,6 +202,7 @@ func (m *Mirror) listen(reg prometheus.Registerer) error {
 		names[i] = f.cfg.Name
 	}
 	metrics := relay.NewMetrics(reg, names...)
+	m.harm.overhead, m.cost = metrics.Overhead(), newCost(metrics)
 	for i, f := range m.fronts {
 		r, err := relay.New(relay.Config{
 			Front: f.cfg.Name, Listen: f.cfg.Listen, Live: f.cfg.Live,
@@ -271,10 +300,14 @@ func (m *Mirror) Run(ctx context.Context) error {
 	m.keep(background, &helpers, "sender", m.loop.Run)
 	m.keep(background, &helpers, "lanes", m.lanes.Run)
 	m.keep(background, &helpers, "switches", m.switches.watch)
-	if m.cfg.Switchback > 0 {
-		m.keep(background, &helpers, "switchback", m.switchback)
+	m.keep(background, &helpers, "guard", m.blocks)
+	if len(m.cfg.Scrape.Targets) > 0 {
+		m.keep(background, &helpers, "scraper", m.scraper.Run)
 	}
-	m.keep(background, &helpers, "pairs", m.pairs.Run)
+	telling, told := context.WithCancel(context.WithoutCancel(ctx))
+	defer told()
+	var teller sync.WaitGroup
+	m.keep(telling, &teller, "pairs", m.pairs.Run)
 
 	var relays sync.WaitGroup
 	for _, f := range m.fronts {
@@ -285,6 +318,8 @@ func (m *Mirror) Run(ctx context.Context) error {
 	err := m.lanes.Close()
 	stop()
 	helpers.Wait()
+	told() // when there is no pair to come
+	teller.Wait()
 	return err
 }
 

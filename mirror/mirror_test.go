@@ -21,12 +21,16 @@ import (
 func TestSampledUsersAreMirroredWhole(t *testing.T) {
 	const steps, share = 5, 100_000
 	users := 2_000
-	if testing.Short() {
+	switch {
+	case fullSize():
+		users = 20_000
+	case testing.Short():
 		users = 400
 	}
 	for _, grpc := range []bool{false, true} {
 		t.Run(map[bool]string{false: "http1", true: "grpc"}[grpc], func(t *testing.T) {
 			live := newService(t, nil)
+			live.forgets = true
 			var sets [2]map[string][]int
 			for i := range sets {
 				shadow := newService(t, func(w http.ResponseWriter, r *http.Request) {

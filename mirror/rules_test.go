@@ -13,7 +13,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"darklaunch/mirror/guard"
+	"darklaunch/mirror/ids"
 	"darklaunch/mirror/lanes"
+	"darklaunch/mirror/process"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -274,6 +277,12 @@ func TestRefusals(t *testing.T) {
 		{`route "nowhere"`, Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "nowhere"}} })}},
 		{"neither is the more specific", Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "/a/{}"}, {Pattern: "/a/{x}"}} })}},
 		{`extractor "json:"`, Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "/a", Touch: []string{"json:"}}} })}},
+		{"no such method", Config{Descriptors: watchDescriptors(t), Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "/pkg.Box/Wach"}} })}},
+		{"methods are in capitals", Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "post /a"}} })}},
+		{"neither query nor fragment", Config{Fronts: front(func(f *Front) { f.Routes = []Route{{Pattern: "/a#b"}} })}},
+		{"guard", Config{Guard: guard.Config{Errors: 1.5}, Fronts: front(nil)}},
+		{"ids", Config{Fronts: front(func(f *Front) { f.IDs[lanes.Control] = ids.Config{Learn: []string{"query:id"}} })}},
+		{"scrape", Config{Scrape: process.Config{Targets: []process.Target{{Role: "live"}}}, Fronts: front(nil)}},
 		{"assign", Config{Fronts: front(func(f *Front) { f.Assign = []Assign{{"json:$.id", "nowhere"}} })}},
 		{"header rule", Config{Shadow: "127.0.0.1:9001", Headers: []shadow.Rule{{Name: "host"}}, Fronts: front(nil)}},
 	} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 
+	"darklaunch/mirror/ids"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/shadow"
 )
@@ -15,7 +16,9 @@ type leg struct {
 	p        *pending
 	role     lanes.Role
 	job      shadow.Job
+	table    *ids.Table // of the role's ids; nil if it has live's
 	judged   bool
+	unknown  bool // it has ids that could not be rewritten
 	panicked bool // before it was sent
 }
 
@@ -26,10 +29,16 @@ func (m *Mirror) next() *shadow.Job {
 		if l == nil {
 			return nil
 		}
+		if l.p.copy.Stream && m.streaming >= m.cfg.InFlight { // as many are under way as may be
+			m.guarded("sender", func() { m.lanes.Drop(&l.p.copy, l.role, lanes.Streaming) })
+			l.p.unused()
+			continue
+		}
 		if !m.guarded("sender", l.prepare) {
 			return &l.job
 		}
 		m.guarded("sender", func() { m.lanes.Drop(&l.p.copy, l.role, lanes.Panic) })
+		l.p.unused()
 	}
 }
 
@@ -47,6 +56,7 @@ func (m *Mirror) nextLeg() (l *leg) {
 		for _, role := range d.Roles() {
 			one := &p.legs[role]
 			one.p, one.role = p, role
+			p.uses.Add(1)
 			if l == nil {
 				l = one
 			} else {
@@ -60,7 +70,17 @@ func (m *Mirror) nextLeg() (l *leg) {
 func (l *leg) prepare() {
 	l.p.front.m.at(stageSend)
 	b := l.p.front.backends[l.role]
-	l.job = shadow.Job{Backend: b, Copy: l.p.call(), Outcome: b.NewOutcome(), Handler: l}
+	own := l.p.call()
+	l.unknown, l.table = l.p.unassigned, l.p.front.ids[l.role]
+	if l.table != nil {
+		var missing bool
+		own, missing = l.table.Copy(own)
+		l.unknown = l.unknown || missing
+	}
+	l.job = shadow.Job{Backend: b, Copy: own, Outcome: b.NewOutcome(), Handler: l}
+	if l.p.copy.Stream {
+		l.p.front.m.streaming++
+	}
 }
 
 // Begin implements shadow.Handler.
@@ -73,6 +93,9 @@ func (l *leg) Begin() (ok bool) {
 // End implements shadow.Handler.
 func (l *leg) End(err error) {
 	m, effect := l.p.front.m, lanes.Unknown
+	if l.p.copy.Stream {
+		m.streaming--
+	}
 	if err == nil {
 		m.guarded("sender", func() { effect = l.answered() })
 	} else {
@@ -89,6 +112,7 @@ func (l *leg) End(err error) {
 			m.lanes.Drop(&l.p.copy, l.role, dropFor(err))
 		}
 	})
+	l.p.unused()
 }
 
 // answered hands on what became of a copy that was sent, and says what the role did.
@@ -100,7 +124,12 @@ func (l *leg) answered() lanes.Effect {
 	if a.Err == nil && !o.Stopped {
 		effect = effectOf(a.Status, a.GRPC)
 	}
-	l.p.pair.Answered(l.role, o, l.judged, l.p.unassigned)
+	if l.table != nil {
+		for _, a := range o.Answers {
+			l.unknown = l.table.Answer(l.p.x, a) || l.unknown
+		}
+	}
+	l.p.pair.Answered(l.role, o, l.judged, l.unknown)
 	return effect
 }
 

@@ -10,12 +10,15 @@ import (
 // Status is what a mirror is doing, as /api/v1/state shows it.
 type Status struct {
 	Enabled bool `json:"enabled"`
-	// Off says why not: killed, panic or memory.
+	// Off says why not: killed, guard, panic or memory. Why says of the guard
+	// what it saw.
 	Off  string `json:"off,omitempty"`
+	Why  string `json:"why,omitempty"`
 	Salt string `json:"salt"`
 	// Experiment says how this run began: new, continued or distrusted.
 	Experiment string        `json:"experiment"`
 	Sample     SampleStatus  `json:"sample"`
+	Guard      GuardStatus   `json:"guard"`
 	Copies     []RoleStatus  `json:"copies"`
 	Pending    PendingStatus `json:"pending"`
 	Fronts     []FrontStatus `json:"fronts"`
@@ -93,10 +96,11 @@ type LearnedRoute struct {
 // Status returns what the mirror is doing; its numbers are of one moment.
 func (m *Mirror) Status() Status {
 	s := m.lanes.Snapshot()
+	off, why := m.switches.why()
 	share := m.Share()
 	f := m.tally.fractions(share)
 	st := Status{
-		Enabled: s.Off == lanes.NotDropped, Off: s.Off.String(), Salt: m.cfg.Salt,
+		Enabled: s.Off == lanes.NotDropped, Off: off, Why: why, Guard: m.guardStatus(), Salt: m.cfg.Salt,
 		Experiment: [...]string{lanes.NewExperiment: "new", lanes.Continued: "continued", lanes.Distrusted: "distrusted"}[m.lanes.Start()],
 		Sample: SampleStatus{
 			SamplePPM: s.Sample, AdmitPPM: max(share.Sample, share.Admit), EffectivePPM: s.Effective, Sampled: s.Sampled, Shed: s.Shed,

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	pairv1 "darklaunch/api/pair/v1"
+	"darklaunch/internal/hist"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/pairs"
 	"darklaunch/mirror/record"
@@ -34,7 +36,13 @@ func (m *Mirror) openPairs(reg prometheus.Registerer) error {
 		for _, r := range f.Routes {
 			if !known[r.Pattern] {
 				known[r.Pattern] = true
-				cfg.Routes = append(cfg.Routes, pairs.RouteConfig{Name: r.Pattern, Unsafe: r.Unsafe || m.cfg.Unsafe})
+				route, err := comparing(&r, policy)
+				if err != nil {
+					return fmt.Errorf("front %s: %w", f.Name, err)
+				}
+				route.Unsafe = r.Unsafe || m.cfg.Unsafe
+				m.ships = m.ships || route.Elsewhere
+				cfg.Routes = append(cfg.Routes, route)
 			}
 		}
 	}
@@ -73,7 +81,12 @@ func (m *Mirror) header(in [lanes.NumRoles]bool) *pairv1.Header {
 	return h
 }
 
-// fill adds to a window what the lanes count.
+// processRoles are those of scraped processes as the pair stream has them.
+var processRoles = map[string]pairv1.Role{
+	"live": pairv1.Role_ROLE_LIVE, "shadow": pairv1.Role_ROLE_SHADOW, "control": pairv1.Role_ROLE_CONTROL,
+}
+
+// fill adds to a window what the lanes count and what processes say.
 func (m *Mirror) fill(w *pairv1.Window) {
 	s := m.lanes.Snapshot()
 	w.Sending = m.sending.Load()
@@ -92,5 +105,14 @@ func (m *Mirror) fill(w *pairv1.Window) {
 			}
 		}
 		w.Accounting = append(w.Accounting, a)
+	}
+	var lateness hist.Hist
+	m.lanes.Lateness(&lateness)
+	w.Rig = m.cost.rig(time.Duration(w.Length), &lateness)
+	for _, p := range m.scraper.Take() {
+		w.Processes = append(w.Processes, &pairv1.Process{
+			Role: processRoles[p.Role], Name: p.URL, Time: p.Time.UnixNano(),
+			CpuSeconds: p.CPU, Allocations: p.Allocations, Requests: p.Requests, StartSeconds: p.Start,
+		})
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"os"
 	"runtime/debug"
 	runtimemetrics "runtime/metrics"
@@ -46,6 +45,8 @@ type switches struct {
 	mu       sync.Mutex
 	operator bool         // told to be off
 	file     bool         // the kill file is there
+	harm     string       // how live was hurt; off until resumed
+	held     bool         // by a switchback
 	fault    lanes.Reason // Panic or Memory: off until resumed
 	off      lanes.Reason // in force
 }
@@ -68,7 +69,8 @@ func (m *Mirror) Resume() error {
 		return fmt.Errorf("%s: %w", m.cfg.KillFile, ErrKillFile)
 	}
 	m.log.Info("mirroring on", "by", "operator")
-	m.switches.set(func(s *switches) { s.operator, s.fault = false, lanes.NotDropped })
+	m.switches.set(func(s *switches) { s.operator, s.harm, s.fault = false, "", lanes.NotDropped })
+	m.harm.resumed()
 	return nil
 }
 
@@ -83,7 +85,7 @@ func (s *switches) set(change func(*switches)) {
 	defer s.mu.Unlock()
 	change(s)
 	off := s.fault
-	if off == lanes.NotDropped && (s.operator || s.file) {
+	if off == lanes.NotDropped && (s.operator || s.file || s.harm != "") {
 		off = lanes.Killed
 	}
 	if off == s.off {
@@ -91,13 +93,31 @@ func (s *switches) set(change func(*switches)) {
 	}
 	s.off = off
 	s.m.off.Store(uint32(off))
-	s.m.sending.Store(off == lanes.NotDropped)
+	s.send()
 	if off == lanes.NotDropped {
 		s.m.lanes.On()
 	} else {
 		s.m.lanes.Off(off)
 	}
 	s.darken(off == lanes.Panic || off == lanes.Memory)
+}
+
+// send says whether copies leave; mu is held.
+func (s *switches) send() {
+	sending := !s.held && s.off == lanes.NotDropped
+	if s.m.sending.Swap(sending) != sending {
+		s.m.harm.turns.Add(1)
+	}
+}
+
+// why says why mirroring is off, in a word and, of the guard, in a sentence.
+func (s *switches) why() (word, sentence string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.off == lanes.Killed && s.harm != "" && !s.operator && !s.file {
+		return "guard", s.harm
+	}
+	return s.off.String(), ""
 }
 
 // darken abandons all decoders, or lets new connections have theirs again. What
@@ -146,9 +166,6 @@ const (
 	watchEvery = 100 * time.Millisecond
 	// memoryShare of the limit is what switches mirroring off.
 	memoryShare = 0.9
-	// sliceLength is that of a switchback: well below the age bound of copies,
-	// which unsafe ones wait out.
-	sliceLength = 5 * time.Second
 )
 
 // watch looks at the kill file and at memory until ctx ends.
@@ -219,25 +236,11 @@ func memoryLimit() float64 {
 	return limit
 }
 
-// switchback holds copies in a share of slices drawn at random, so that live
-// can be compared with and without.
-func (m *Mirror) switchback(ctx context.Context) error {
-	t := time.NewTicker(sliceLength)
-	defer t.Stop()
-	defer m.hold(false)
-	for {
-		m.hold(rand.Int32N(1_000_000) < m.cfg.Switchback)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-	}
-}
-
+// hold keeps copies from leaving, for a slice of a switchback.
 func (m *Mirror) hold(on bool) {
 	m.lanes.Hold(on)
 	m.switches.mu.Lock()
 	defer m.switches.mu.Unlock()
-	m.sending.Store(!on && m.switches.off == lanes.NotDropped)
+	m.switches.held = on
+	m.switches.send()
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -564,19 +563,11 @@ func TestLoadProgress(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
-	ours, theirs := terminal(t)
-	cmd := exec.Command(os.Args[0], strings.Fields("load http "+s.URL+" --rate 100/s --for 1200ms")...)
-	cmd.Env = append(os.Environ(), asProgram+"=1")
-	cmd.Stderr = theirs
-	if err := cmd.Run(); err != nil && cmd.ProcessState.ExitCode() != exitInconclusive {
-		t.Fatal(err)
+	drawn, code := onTerminal(t, strings.Fields("load http "+s.URL+" --rate 100/s --for 1200ms")...)
+	if code != exitDone && code != exitInconclusive {
+		t.Errorf("got exit code %d, want %d or %d", code, exitDone, exitInconclusive)
 	}
-	drawn := make([]byte, 4096)
-	n, err := ours.Read(drawn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(string(drawn[:n]), "\r\x1b[K")
+	lines := strings.Split(drawn, "\r\x1b[K")
 	line := regexp.MustCompile(`^1s of 1\.2s · [1-9][0-9]*/s · [1-9][0-9]* calls · [1-9][0-9]* errors · [0-9]+ under way$`)
 	if !slices.ContainsFunc(lines, line.MatchString) {
 		t.Errorf("got %q, want a line with what there was after a second", lines)

@@ -9,6 +9,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"darklaunch/mirror"
+	"darklaunch/mirror/guard"
+	"darklaunch/mirror/ids"
+	"darklaunch/mirror/lanes"
+	"darklaunch/mirror/process"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
 )
@@ -36,7 +40,17 @@ type mirrorSettings struct {
 	Verdict     string           `yaml:"verdict"`
 	Pairs       string           `yaml:"pairs"`
 	Record      []string         `yaml:"record"`
+	Scrape      []string         `yaml:"scrape"`
+	Requests    string           `yaml:"scrape-requests"`
 	Limits      limitSettings    `yaml:"limits"`
+	Guard       guardSettings    `yaml:"guard"`
+}
+
+type guardSettings struct {
+	Off      bool          `yaml:"off"`
+	Overhead time.Duration `yaml:"overhead"`
+	Errors   share         `yaml:"errors"`
+	Blocks   int           `yaml:"blocks"`
 }
 
 type frontSettings struct {
@@ -46,7 +60,9 @@ type frontSettings struct {
 	Control string          `yaml:"control"`
 	Keys    []string        `yaml:"key"`
 	Routes  []routeSettings `yaml:"routes"`
+	OpenAPI string          `yaml:"openapi"`
 	Assign  []assignSetting `yaml:"assign"`
+	IDs     []idsSetting    `yaml:"ids"`
 	Cert    string          `yaml:"tls-cert"`
 	Key     string          `yaml:"tls-key"`
 	LiveCA  string          `yaml:"live-ca"`
@@ -55,15 +71,32 @@ type frontSettings struct {
 }
 
 type routeSettings struct {
-	Pattern string   `yaml:"pattern"`
-	Mirror  *bool    `yaml:"mirror"`
-	Unsafe  bool     `yaml:"unsafe"`
-	Touch   []string `yaml:"touch"`
+	Pattern string        `yaml:"pattern"`
+	Mirror  *bool         `yaml:"mirror"`
+	Unsafe  bool          `yaml:"unsafe"`
+	Stream  bool          `yaml:"stream"`
+	Touch   []string      `yaml:"touch"`
+	Compare []string      `yaml:"compare"`
+	Masks   []maskSetting `yaml:"masks"`
+	Share   share         `yaml:"share"`
+}
+
+type maskSetting struct {
+	Field  string `yaml:"field"`
+	Within string `yaml:"within"`
 }
 
 type assignSetting struct {
 	From string `yaml:"from"`
 	To   string `yaml:"to"`
+}
+
+type idsSetting struct {
+	Role     string   `yaml:"role"`
+	Learn    []string `yaml:"learn"`
+	Requests []string `yaml:"requests"`
+	Answers  []string `yaml:"answers"`
+	Max      int      `yaml:"max"`
 }
 
 type headerSettings struct {
@@ -107,7 +140,8 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.Front.Live, "live", nil, "`address` of the live service, host:port or https://host:port; repeated, the least loaded is picked for each connection")
 	f.StringVar(&s.Shadow, "shadow", "", "`address` of the system on trial; empty relays and measures alone")
 	f.StringVar(&s.Front.Control, "control", "", "`address` of a second copy of the live build, to tell noise")
-	for _, many := range []string{"live", "key"} {
+	f.StringArrayVar(&s.Scrape, "scrape", nil, "`ROLE=URL` of a process's metrics, as shadow=http://127.0.0.1:9100/metrics; repeated: their CPU time, allocations and requests go into the pair stream")
+	for _, many := range []string{"live", "key", "scrape"} {
 		defer func() { f.Lookup(many).DefValue = "" }() // [] to the library; none to people
 	}
 	shareVar(f, &s.Sample, "sample", 100_000, "share of the users who are mirrored and compared")
@@ -118,6 +152,7 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.Var(value[missingKey]{&s.Missing, "rule", one[missingKey]("skip", "random", "client-addr"), text[missingKey]}, "missing-key", "what becomes of requests that name no user: skip, random or client-addr")
 	f.BoolVar(&s.Unsafe, "mirror-unsafe", false, "copy methods that may change state, on all routes")
 	f.StringVar(&s.Descriptors, "descriptors", "", "`file` with a protobuf FileDescriptorSet: field names for proto:, and gRPC methods without side effects")
+	f.StringVar(&s.Front.OpenAPI, "openapi", "", "`file` with an OpenAPI 3 description: each of its operations is a route")
 	shareVar(f, &s.Switchback, "switchback", 0, "share of 5 s slices in which nothing is sent, to compare live with and without; at most 50%")
 	f.StringVar(&s.Front.Cert, "tls-cert", "", "certificate `file` (PEM): end clients' TLS here")
 	f.StringVar(&s.Front.Key, "tls-key", "", "key `file` (PEM) of --tls-cert")
@@ -166,6 +201,8 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 		Verdict: s.Verdict, Pairs: s.Pairs, Record: s.Record, Version: buildVersion().Version,
 		InFlight: s.Limits.InFlight, PendingBytes: int(s.Limits.PendingBytes), MaxBody: int(s.Limits.MaxBody),
 		MaxAge: s.Limits.MaxAge, ShadowTimeout: s.Limits.ShadowTimeout,
+		Guard:     guard.Config{Overhead: s.Guard.Overhead, Errors: float64(s.Guard.Errors) / sample.Buckets, Blocks: s.Guard.Blocks},
+		Unguarded: s.Guard.Off,
 	}
 	for _, h := range s.Headers {
 		action := map[string]shadow.Action{"remove": shadow.Remove, "set": shadow.Set, "replace": shadow.Replace}[h.Action]
@@ -180,20 +217,35 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 			return cfg, usageErrorf("--descriptors %s: %w", s.Descriptors, err)
 		}
 	}
+	cfg.Scrape.Requests = s.Requests
+	for _, text := range s.Scrape {
+		t, err := process.ParseTarget(text)
+		if err != nil {
+			return cfg, usageErrorf("%w", err)
+		}
+		cfg.Scrape.Targets = append(cfg.Scrape.Targets, t)
+	}
 	fronts := s.Fronts
 	if len(fronts) == 0 {
 		fronts = []frontSettings{s.Front}
 	} else if !s.Front.empty() {
-		return cfg, usageErrorf("a configuration with fronts: --listen, --live, --control, --key, --tls-…, --live-… and --proxy-protocol, and the keys of their names, belong to one of them")
+		return cfg, usageErrorf("a configuration with fronts: --listen, --live, --control, --key, --openapi, --tls-…, --live-… and --proxy-protocol, and the keys of their names, belong to one of them")
 	}
 	for _, f := range fronts {
-		cfg.Fronts = append(cfg.Fronts, f.config())
+		front := f.config()
+		if f.OpenAPI != "" {
+			var err error
+			if front.Routes, err = described(front.Routes, f.OpenAPI, cfg.Descriptors); err != nil {
+				return cfg, err
+			}
+		}
+		cfg.Fronts = append(cfg.Fronts, front)
 	}
 	return cfg, nil
 }
 
 func (f *frontSettings) empty() bool {
-	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && len(f.Assign) == 0 &&
+	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && f.OpenAPI == "" && len(f.Assign) == 0 && len(f.IDs) == 0 &&
 		f.Cert == "" && f.Key == "" && f.LiveCA == "" && !f.LiveH2C && f.Proxy == ""
 }
 
@@ -204,10 +256,21 @@ func (f *frontSettings) config() mirror.Front {
 		ProxyIn: f.Proxy == "in" || f.Proxy == "both", ProxyOut: f.Proxy == "out" || f.Proxy == "both",
 	}
 	for _, r := range f.Routes {
-		front.Routes = append(front.Routes, mirror.Route{Pattern: r.Pattern, Skip: r.Mirror != nil && !*r.Mirror, Unsafe: r.Unsafe, Touch: r.Touch})
+		route := mirror.Route{
+			Pattern: r.Pattern, Skip: r.Mirror != nil && !*r.Mirror, Unsafe: r.Unsafe, Stream: r.Stream, Touch: r.Touch,
+			Compare: r.Compare, Share: int32(r.Share),
+		}
+		for _, m := range r.Masks {
+			route.Masks = append(route.Masks, mirror.Mask(m))
+		}
+		front.Routes = append(front.Routes, route)
 	}
 	for _, a := range f.Assign {
 		front.Assign = append(front.Assign, mirror.Assign(a))
+	}
+	for _, t := range f.IDs {
+		role := map[string]lanes.Role{"shadow": lanes.Shadow, "control": lanes.Control}[t.Role] // the schema has checked it
+		front.IDs[role] = ids.Config{Learn: t.Learn, Requests: t.Requests, Answers: t.Answers, Max: t.Max}
 	}
 	return front
 }

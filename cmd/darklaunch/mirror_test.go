@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -49,7 +50,12 @@ func (r *recorder) seen() []string {
 // ask sends one request of user's through the mirror at addr.
 func ask(t *testing.T, addr, user string) {
 	t.Helper()
-	req, err := http.NewRequest("GET", "http://"+addr+"/inbox", nil)
+	askFor(t, addr, user, "/inbox")
+}
+
+func askFor(t *testing.T, addr, user, path string) {
+	t.Helper()
+	req, err := http.NewRequest("GET", "http://"+addr+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +262,8 @@ func TestMirrorStarter(t *testing.T) {
 		t.Fatalf("got %d, %v", code, err)
 	}
 	cfg, err := s.config()
-	if err != nil || len(cfg.Fronts) != 1 || cfg.Sample != 10_000 || len(cfg.Headers) != 2 || !cfg.Fronts[0].Routes[0].Skip {
+	if err != nil || len(cfg.Fronts) != 1 || cfg.Sample != 10_000 || len(cfg.Headers) != 2 || !cfg.Fronts[0].Routes[0].Skip ||
+		cfg.Guard.Overhead != 50*time.Millisecond || cfg.Guard.Errors != 0.25 {
 		t.Errorf("got %+v, %v", cfg, err)
 	}
 }

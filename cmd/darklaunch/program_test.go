@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,8 +39,16 @@ type running struct {
 // start runs the program with args. The test ends it if it has not ended.
 func start(t *testing.T, args ...string) *running {
 	t.Helper()
+	return startBy(t, nil, args...)
+}
+
+// startBy is start by another program, which takes this one and its args as the
+// last of its own.
+func startBy(t *testing.T, by []string, args ...string) *running {
+	t.Helper()
 	dir := t.TempDir()
-	r := &running{t: t, cmd: exec.Command(os.Args[0], args...), log: filepath.Join(dir, "stderr")}
+	argv := slices.Concat(by, []string{os.Args[0]}, args)
+	r := &running{t: t, cmd: exec.Command(argv[0], argv[1:]...), log: filepath.Join(dir, "stderr")}
 	log, err := os.Create(r.log)
 	if err != nil {
 		t.Fatal(err)
@@ -130,6 +139,8 @@ func TestExitCodes(t *testing.T) {
 		{"test-job --for 0s --verdict 11", 11, "not a pass"},
 
 		{"frobnicate", 2, `unknown command "frobnicate"`},
+		{"frobnicate --help", 2, `unknown command "frobnicate" for "darklaunch"`},
+		{"mirror frobnicate --help", 2, `unknown command "frobnicate" for "darklaunch mirror"`},
 		{"versoin", 2, `unknown command "versoin"`},
 		{"version x", 2, `"x"`},
 		{"help version", 0, ""},
@@ -363,31 +374,21 @@ func TestProgressOnlyOnATerminal(t *testing.T) {
 	if _, _, stderr := start(t, "test-job", "--for", "0s").end(); strings.Contains(stderr, bar) {
 		t.Errorf("without a terminal: got %q, want no progress", stderr)
 	}
-	ours, theirs := terminal(t)
-	cmd := exec.Command(os.Args[0], "test-job", "--for", "0s")
-	cmd.Env = append(os.Environ(), asProgram+"=1")
-	cmd.Stderr = theirs
-	if err := cmd.Run(); err != nil {
-		t.Fatal(err)
-	}
-	drawn := make([]byte, 4096)
-	n, err := ours.Read(drawn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := string(drawn[:n]); !strings.Contains(got, bar) || !strings.HasSuffix(got, "\r\x1b[K") {
-		t.Errorf("on a terminal: got %q, want a progress line that is removed at the end", got)
+	got, code := onTerminal(t, "test-job", "--for", "0s")
+	if code != exitDone || !strings.Contains(got, bar) || !strings.HasSuffix(got, "\r\x1b[K") {
+		t.Errorf("on a terminal: got %d, %q, want a progress line that is removed at the end", code, got)
 	}
 }
 
-// terminal opens a pseudo terminal.
-func terminal(t *testing.T) (ours, theirs *os.File) {
+// onTerminal runs the program with a terminal for its stderr, and returns what
+// it drew there and its exit code.
+func onTerminal(t *testing.T, args ...string) (drawn string, code int) {
 	t.Helper()
 	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Skipf("this machine has no pseudo terminals: %v", err)
 	}
-	t.Cleanup(func() { ours.Close() })
+	defer ours.Close()
 	if err := unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -395,12 +396,27 @@ func terminal(t *testing.T) (ours, theirs *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	theirs, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { theirs.Close() })
-	return ours, theirs
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Stderr = theirs
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What was drawn comes in pieces, and then an error: nobody has the terminal.
+	all, err := io.ReadAll(ours)
+	if !errors.Is(err, unix.EIO) {
+		t.Errorf("got %v from the terminal, want EIO at its end", err)
+	}
+	if err := cmd.Wait(); err != nil && !cmd.ProcessState.Exited() {
+		t.Fatal(err)
+	}
+	return string(all), cmd.ProcessState.ExitCode()
 }
 
 func TestSighupReadsTheConfigurationAgain(t *testing.T) {

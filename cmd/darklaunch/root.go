@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ type program struct {
 	// started is whether a command's own code has begun; what failed before
 	// that was the command line.
 	started bool
+	// lost is the error of asking a command that is none for help.
+	lost error
 }
 
 // A subcommand builds one command of the program.
@@ -35,7 +38,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, more ...s
 	}()
 	root := p.root(more)
 	root.SetArgs(args)
-	if err := root.ExecuteContext(ctx); err != nil {
+	if err := cmp.Or(root.ExecuteContext(ctx), p.lost); err != nil {
 		return p.fail(err)
 	}
 	return exitDone
@@ -58,7 +61,7 @@ line or a file is wrong; 10 the verdict is fail; 11 it is inconclusive.`,
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	for _, sub := range append([]subcommand{(*program).version, (*program).schema, (*program).load, (*program).mirror}, more...) {
+	for _, sub := range append([]subcommand{(*program).version, (*program).schema, (*program).load, (*program).mirror, (*program).appserver, (*program).verdict}, more...) {
 		root.AddCommand(sub(p))
 	}
 	root.InitDefaultHelpCmd()
@@ -76,6 +79,14 @@ line or a file is wrong; 10 the verdict is fail; 11 it is inconclusive.`,
 			cmd.Example = "  darklaunch completion bash > /etc/bash_completion.d/darklaunch"
 		}
 	}
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		if rest := cmd.Flags().Args(); cmd.HasSubCommands() && len(rest) > 0 {
+			p.lost = fmt.Errorf("unknown command %q for %q", rest[0], cmd.CommandPath())
+			return
+		}
+		help(cmd, args)
+	})
 	p.markStart(root)
 	return root
 }

@@ -68,6 +68,7 @@ type series struct {
 	values    []string
 	labels    []*dto.LabelPair
 	recorders []*Recorder
+	taps      []*Hist
 
 	count           uint64
 	sum             nanos
@@ -141,7 +142,36 @@ func (c *Collector) Add(h *Hist, values ...string) {
 	c.add(c.find(values), h)
 }
 
+// Tap returns what adds to into what the series of these label values was given
+// since the call before, or since Tap: for a reader beside the scrapes. It is not
+// to be called by two goroutines at a time; a series may have several.
+func (c *Collector) Tap(values ...string) func(into *Hist) {
+	held := New()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.find(values)
+	c.collect(s) // what came before is not the tap's
+	s.taps = append(s.taps, held)
+	return func(into *Hist) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.collect(s)
+		into.Merge(held)
+		held.Reset()
+	}
+}
+
+// collect takes in what the recorders of s hold; mu is held.
+func (c *Collector) collect(s *series) {
+	for _, r := range s.recorders {
+		c.add(s, r.Swap())
+	}
+}
+
 func (c *Collector) add(s *series, h *Hist) {
+	for _, t := range s.taps {
+		t.Merge(h)
+	}
 	s.count += uint64(h.Count())
 	s.sum = s.sum.plus(h.sum)
 	spread(h, c.classicNanos, s.classic)
@@ -176,9 +206,7 @@ func (c *Collector) gather() []*metric {
 	defer c.mu.Unlock()
 	var all []*metric
 	for _, s := range c.series {
-		for _, r := range s.recorders {
-			c.add(s, r.Swap())
-		}
+		c.collect(s)
 		all = append(all, &metric{c.desc, &dto.Metric{Label: s.labels, Histogram: c.histogram(s)}})
 	}
 	return all

@@ -361,3 +361,30 @@ func BenchmarkCollect(b *testing.B) {
 		c.gather()
 	}
 }
+
+// TestTap reads a series beside its scrapes: neither takes from the other.
+func TestTap(t *testing.T) {
+	c, server := newTest(t)
+	r := c.Recorder("live", "/a")
+	r.Record(time.Millisecond) // before the taps
+	first, second := c.Tap("live", "/a"), c.Tap("live", "/a")
+	count := func(tap func(*Hist)) int64 {
+		h := New()
+		tap(h)
+		return h.Count()
+	}
+	r.Record(2 * time.Millisecond)
+	if got := count(first); got != 1 {
+		t.Errorf("got %d, want what came since the tap was made", got)
+	}
+	r.Record(3 * time.Millisecond)
+	if got := scrape(t, server, protobuf)["live"].GetSampleCount(); got != 3 {
+		t.Errorf("got %d scraped, want 3", got)
+	}
+	if a, b := count(first), count(second); a != 1 || b != 2 {
+		t.Errorf("got %d and %d after a scrape, want 1 and 2", a, b)
+	}
+	if got := count(first); got != 0 {
+		t.Errorf("got %d again, want none", got)
+	}
+}

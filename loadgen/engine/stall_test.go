@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -173,7 +174,7 @@ func serveGRPC(s *stub, c net.Conn) error {
 }
 
 // bystander wakes every millisecond until its result is asked for: how late it
-// was in 99 of 100 cases.
+// was at worst.
 func bystander() func() time.Duration {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	var late hist.Hist
@@ -193,9 +194,11 @@ func bystander() func() time.Duration {
 	return func() time.Duration {
 		close(stop)
 		<-stopped
-		return late.Quantile(0.99)
+		return late.Max()
 	}
 }
+
+var full = flag.Bool("full", false, "stall for 1 s in 10 s, not for 0.5 s in 3 s")
 
 // TestStallInRealTime runs against real servers on real connections. The length
 // of a run is a compromise: 2 % of the smallest quantile that is judged is 6 ms.
@@ -203,10 +206,10 @@ func TestStallInRealTime(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs for 45 s of real time")
 	}
-	const (
-		length = 500 * time.Millisecond
-		whole  = 3 * time.Second
-	)
+	length, whole := 500*time.Millisecond, 3*time.Second
+	if *full {
+		length, whole = time.Second, 10*time.Second
+	}
 	for _, c := range []struct {
 		name  string
 		rate  float64
@@ -274,16 +277,16 @@ func TestStallInRealTime(t *testing.T) {
 			if strings.HasSuffix(c.name, "reference") {
 				within = 0.05 // hundreds of its goroutines wake at once, and read their clocks when they have
 			}
-			faults := s.check(&got.Response, within)
-			// A generator that was held up by more than the least difference that
-			// counts is not to be judged; nor would it judge.
-			if held := max(late(), got.Pacing.Quantile(0.99)); faults != nil && held > 7*time.Millisecond {
-				t.Skipf("the machine is too busy: it held goroutines up by %v (p99); %v", held, faults)
+			// What a bystander was held up by, the generator may have been too.
+			held := max(late(), got.Pacing.Max())
+			t.Logf("the machine held goroutines up by %v at most", held)
+			if s.mu < 3*c.rate || held > length/4 {
+				t.Skipf("the machine is too busy for the rate: the server drained %.0f/s at %.0f/s, and goroutines were held up by %v", s.mu, c.rate, held)
 			}
-			for _, f := range faults {
+			for _, f := range s.check(&got.Response, within, held) {
 				t.Error(f)
 			}
-			if c.cfg.Protocol == transport.HTTP1 && c.cfg.Conns == 0 && s.check(&got.Service, within) == nil {
+			if c.cfg.Protocol == transport.HTTP1 && c.cfg.Conns == 0 && s.check(&got.Service, within, 0) == nil {
 				t.Errorf("a clock started at the send passes too: %v", got.Service.Quantiles(judged...))
 			}
 		})

@@ -266,3 +266,5 @@ func FuzzEach(f *testing.F) {
 		}
 	})
 }
+
+func (*taker) Ongoing(*observe.Exchange, bool) bool { return false }

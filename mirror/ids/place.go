@@ -50,13 +50,7 @@ func parsePlace(text string) (p place, err error) {
 	case "json":
 		p.path, err = jsonPath(arg)
 	case "proto":
-		for number := range strings.SplitSeq(arg, ".") {
-			n, bad := strconv.ParseInt(number, 10, 32)
-			if bad != nil {
-				return p, errors.New("want field numbers, as in proto:1.3")
-			}
-			p.nums = append(p.nums, protowire.Number(n))
-		}
+		p.nums, err = sample.ProtoPath(arg)
 	default:
 		err = errors.New("want header:NAME, query:NAME, path:/TEMPLATE, json:$.PATH or proto:1.3")
 	}
@@ -66,24 +60,16 @@ func parsePlace(text string) (p place, err error) {
 	return p, err
 }
 
-// jsonPath reads members and [*] of a path that is known to be one.
+// jsonPath reads members and [*].
 func jsonPath(text string) (path []string, err error) {
-	for rest := text[1:]; rest != ""; {
-		if rest[0] == '.' {
-			end := strings.IndexAny(rest[1:], ".[") + 1
-			if end == 0 {
-				end = len(rest)
-			}
-			path, rest = append(path, rest[1:end]), rest[end:]
-			continue
-		}
-		tail, ok := strings.CutPrefix(rest, "[*]")
-		if !ok {
+	steps, err := sample.JSONPath(text)
+	for _, s := range steps {
+		if s.Elements && s.Index >= 0 || !s.Elements && s.Name == element {
 			return nil, errors.New("want .NAME and [*] in the path of an id")
 		}
-		path, rest = append(path, element), tail
+		path = append(path, s.Name) // an element's is none
 	}
-	return path, nil
+	return path, err
 }
 
 // request reports whether only requests have such a place.

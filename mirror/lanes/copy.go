@@ -78,6 +78,9 @@ type Copy struct {
 	// Unsafe says that the exchange may change state, and Live what live did.
 	Unsafe bool
 	Live   Effect
+	// Stream says that there is no end in sight: nothing waits for its answer,
+	// and it is none of the copies that Config.InFlight bounds.
+	Stream bool
 	// Start and End are when live's exchange began and ended. Two exchanges of
 	// a user are ordered when one ended before the other began.
 	Start, End time.Time

@@ -275,8 +275,14 @@ func (c *core) begin(cp *Copy, r Role, now int64) (judged, ok bool) {
 	c.decided(l, sent)
 	l.since = now
 	c.count.Sent[r]++
-	c.sent[r].push(&l.queued, l)
-	return c.judged(cp, r), true
+	judged = c.judged(cp, r)
+	if cp.Stream {
+		c.flights[r]--
+		c.overdue(l, now)
+	} else {
+		c.sent[r].push(&l.queued, l)
+	}
+	return judged, true
 }
 
 // done is told that the role has answered, or will not.
@@ -356,7 +362,9 @@ func (c *core) decided(l *leg, p phase) {
 
 // land takes a leg back from the sender.
 func (c *core) land(l *leg) {
-	c.flights[l.role]--
+	if l.phase != overdue || !l.copy.Stream {
+		c.flights[l.role]--
+	}
 	c.end(l)
 }
 
@@ -393,11 +401,16 @@ func (c *core) giveUp(until, now int64) {
 		for e := c.sent[r].head; e != nil && e.value.since <= until; e = c.sent[r].head {
 			l := e.value
 			c.sent[r].remove(e)
-			l.phase = overdue
-			c.settle(l, Unknown)
-			c.unhold(l, now)
+			c.overdue(l, now)
 		}
 	}
+}
+
+// overdue stops waiting for the answer to what was sent.
+func (c *core) overdue(l *leg, now int64) {
+	l.phase = overdue
+	c.settle(l, Unknown)
+	c.unhold(l, now)
 }
 
 // hold keeps everything from leaving, or lets it again. Unsafe copies wait, as

@@ -35,6 +35,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"darklaunch/internal/hist"
 )
 
 // Config describes the lanes of one mirror.
@@ -117,6 +119,7 @@ type Lanes struct {
 	mu     sync.Mutex // before inbox.mu
 	core   *core
 	closed bool
+	late   hist.Hist // since the last Lateness
 }
 
 // inbox holds copies that were offered and that the core has not seen. Its lock
@@ -269,13 +272,25 @@ func (l *Lanes) Take() (d Departure, ok bool) {
 func (l *Lanes) Sent(cp *Copy, role Role) (judged, ok bool) {
 	var waited int64
 	l.run(func(c *core, now int64) {
-		judged, ok = c.begin(cp, role, now)
+		due := cp.legs[role].since
+		if judged, ok = c.begin(cp, role, now); ok {
+			l.late.Record(time.Duration(now - due))
+		}
 		waited = now - cp.end
 	})
 	if ok {
 		l.wait.Observe(time.Duration(waited).Seconds())
 	}
 	return judged, ok
+}
+
+// Lateness adds to into how long copies were due until they were sent, of those
+// since the last call.
+func (l *Lanes) Lateness(into *hist.Hist) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	into.Merge(&l.late)
+	l.late.Reset()
 }
 
 // Done says how a copy ended that was sent: Did or DidNot by the role's answer,

@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
+
+	"darklaunch/internal/hist"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -776,4 +778,37 @@ func BenchmarkCore(b *testing.B) {
 			c.done(d.Copy, r, Did, now)
 		}
 	}
+}
+
+// TestStreamsHoldNothing lets a user's next copy leave while a stream of theirs is
+// under way, in a place of its own.
+func TestStreamsHoldNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := mustOpen(t, all(Config{InFlight: 1}))
+		stream := write(1)
+		stream.Stream = true
+		time.Sleep(time.Second)
+		next := write(1)
+		l.Offer(stream)
+		l.Offer(next)
+		if got := sendAll(t, l); len(got[stream]) != 2 || len(got[next]) != 0 {
+			t.Fatalf("got %d and %d sent, want the stream first", len(got[stream]), len(got[next]))
+		}
+		if got := sendAll(t, l); len(got[next]) != 2 {
+			t.Errorf("got the next copy sent to %d roles while the stream goes on, want 2", len(got[next]))
+		}
+		finish(l, next, Did)
+		if s := l.Snapshot(); s.Copies != 1 || s.Lanes != 0 || s.Tainted != [NumRoles]int{1, 1} {
+			t.Errorf("got %+v, want the stream held, in no lane, and its user tainted by what may have come of it", s)
+		}
+		finish(l, stream, Unknown)
+		if s := l.Snapshot(); s.Copies != 0 || s.Sent != [NumRoles]uint64{2, 2} {
+			t.Errorf("got %+v, want nothing held", s)
+		}
+		late := hist.New()
+		l.Lateness(late)
+		if late.Count() != 4 {
+			t.Errorf("got the lateness of %d, want 4", late.Count())
+		}
+	})
 }

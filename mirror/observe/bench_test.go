@@ -249,3 +249,5 @@ func BenchmarkTake(b *testing.B) {
 		c.FromLive(now, answer)
 	})
 }
+
+func (fixed) Ongoing(*Exchange, bool) bool { return false }

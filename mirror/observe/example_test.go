@@ -42,3 +42,5 @@ func Example() {
 	// GET /list 200 complete: 0 bytes in, 2 out, kept ""
 	// gave up: ambiguous, both_lengths (RFC 9112 §6.3)
 }
+
+func (printer) Ongoing(*observe.Exchange, bool) bool { return false }

@@ -45,6 +45,8 @@ type Exchange struct {
 	expects    bool // the request waits for 100 (Continue)
 	upgrades   bool // the request offers another protocol
 	headOnly   bool // HEAD: the answer has no body whatever it says
+	long       bool // Sink.Ongoing was told so
+	taken      bool // by Sink.Ongoing
 	tunnel     bool // CONNECT on an HTTP/2 stream
 	charge     int  // what Conn.memory holds for this exchange
 	account    Account
@@ -335,6 +337,17 @@ func carve[T any](memory *[]T, s []T) []T {
 	from := len(*memory)
 	*memory = append(*memory, s...)
 	return (*memory)[from:len(*memory):len(*memory)]
+}
+
+// TakeRequest is Take for an exchange whose answer goes on: the copy has the
+// request and what there is of the answer's header. Only Sink.Ongoing may call
+// it, and must then report that it did.
+func (x *Exchange) TakeRequest() (*Exchange, bool) {
+	answer := x.Answer
+	x.Answer = Message{Header: answer.Header}
+	own, ok := x.Take()
+	x.Answer = answer
+	return own, ok
 }
 
 // Held returns the bytes of the account that x, made by Take, still holds.

@@ -359,3 +359,5 @@ func TestAccountHolds(t *testing.T) {
 		t.Errorf("%d bytes of the account are lost, %d exchanges cut", a.held, r.outcomes[ClientCut])
 	}
 }
+
+func (*counter) Ongoing(*Exchange, bool) bool { return false }

@@ -549,6 +549,9 @@ func (c *Conn) content1(side Side, h *half, now time.Time, p []byte) []byte {
 		return nil
 	}
 	m.Last = now
+	if x := h.x; side == Live && x.tookLong(now, last) {
+		c.goesOn(x, true)
+	}
 	if h.left > 0 {
 		h.left -= int64(n)
 	}
@@ -621,6 +624,8 @@ func (c *Conn) end1(side Side, h *half, now time.Time) {
 		c.finish(x, Complete)
 	case side == Live && c.ended:
 		c.finish(x, ClientCut) // the rest of its request will not come
+	case side == Client:
+		c.goesOn(x, false)
 	}
 }
 

@@ -383,7 +383,13 @@ func (c *Conn) content2(side Side, f *flow, now time.Time, p []byte, last bool) 
 		return true
 	}
 	m.Last = now
-	return c.body(side, m, p, m.declared-m.Body.Size, last)
+	if !c.body(side, m, p, m.declared-m.Body.Size, last) {
+		return false
+	}
+	if side == Live && x.tookLong(now, last) {
+		c.goesOn(x, true)
+	}
+	return true
 }
 
 // data takes the last bytes of a message.
@@ -421,6 +427,8 @@ func (c *Conn) end2(side Side, x *Exchange, now time.Time) {
 		c.finish2(x, Complete)
 	case side == Live && c.ended:
 		c.finish2(x, ClientCut)
+	case side == Client:
+		c.goesOn(x, false)
 	}
 }
 

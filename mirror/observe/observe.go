@@ -106,6 +106,11 @@ type Sink interface {
 	// may be before the request ends. It says what is to become of the answer's
 	// body; Ignore also lets go of what is kept of the request's.
 	Answer(x *Exchange) Mode
+	// Ongoing is called when the request of x has ended and the answer has not:
+	// then, and, with long, once the answer is found to be a stream of events or
+	// to have gone on for a second. It may call x.TakeRequest, and reports
+	// whether it did: nothing more is kept of x's bodies then.
+	Ongoing(x *Exchange, long bool) (taken bool)
 	// Done is called once for each exchange, when both messages have ended or
 	// one of them never will. It may call x.Take.
 	Done(x *Exchange)
@@ -399,11 +404,44 @@ func (c *Conn) announce(x *Exchange) {
 // answered tells the sink of an answer whose final header is complete.
 func (c *Conn) answered(x *Exchange) {
 	mode := c.sink.Answer(x)
+	if x.taken {
+		mode = Ignore
+	}
 	x.Answer.Body.Mode, x.Answer.Body.grpc = mode, mode != Ignore && x.GRPC()
 	if mode == Ignore {
 		c.drop(&x.Request.Body)
 		x.Request.Body.Mode, x.Request.Body.Hash = Ignore, [16]byte{}
 	}
+	if v, ok := x.Answer.Header.Get("content-type"); ok && mode != Ignore && isEvents(v) {
+		c.goesOn(x, true)
+	}
+}
+
+// isEvents reports whether a media type is that of server-sent events.
+func isEvents(contentType []byte) bool {
+	const events = "text/event-stream"
+	return len(contentType) >= len(events) && EqualName(contentType[:len(events)], events)
+}
+
+// longAnswer is after how long an answer that goes on is told as such.
+const longAnswer = time.Second
+
+// goesOn tells the sink of an answer that goes on though its request has ended.
+func (c *Conn) goesOn(x *Exchange, long bool) {
+	if !x.announced || x.Broken != 0 || x.taken || !x.Request.Complete || x.Answer.Complete || x.long {
+		return
+	}
+	x.long = long
+	if x.taken = c.sink.Ongoing(x, long); x.taken {
+		c.drop(&x.Request.Body) // of which there is a copy
+		c.drop(&x.Answer.Body)
+		x.Request.Body.Mode, x.Answer.Body.Mode = Ignore, Ignore
+	}
+}
+
+// tookLong reports whether the answer of x has gone on for long, before it ends.
+func (x *Exchange) tookLong(now time.Time, last bool) bool {
+	return !last && x.Answer.Body.Mode != Ignore && now.Sub(x.Answer.First) >= longAnswer
 }
 
 // finish ends x and takes it off the list.

@@ -79,6 +79,7 @@ type recorder struct {
 	mode     Mode
 	request  func(x *Exchange) Mode
 	answer   func(x *Exchange) Mode
+	ongoing  func(x *Exchange, long bool) bool
 	look     func(x *Exchange) // at what is done, while it may be read
 	done     []exchange
 	gaveUp   []Abandonment
@@ -100,6 +101,10 @@ func (r *recorder) Answer(x *Exchange) Mode {
 		return r.answer(x)
 	}
 	return r.mode
+}
+
+func (r *recorder) Ongoing(x *Exchange, long bool) bool {
+	return r.ongoing != nil && r.ongoing(x, long)
 }
 
 func (r *recorder) Done(x *Exchange) {
@@ -718,7 +723,8 @@ func TestTakenIsApart(t *testing.T) {
 
 type takingSink struct{ done func(*Exchange) }
 
-func (takingSink) Request(*Exchange) Mode  { return Keep }
-func (takingSink) Answer(*Exchange) Mode   { return Keep }
-func (s takingSink) Done(x *Exchange)      { s.done(x) }
-func (takingSink) Abandoned(a Abandonment) { panic(a.Rule.String()) }
+func (takingSink) Request(*Exchange) Mode       { return Keep }
+func (takingSink) Answer(*Exchange) Mode        { return Keep }
+func (takingSink) Ongoing(*Exchange, bool) bool { return false }
+func (s takingSink) Done(x *Exchange)           { s.done(x) }
+func (takingSink) Abandoned(a Abandonment)      { panic(a.Rule.String()) }

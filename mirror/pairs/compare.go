@@ -38,7 +38,7 @@ func (p *Pair) tell() told {
 	if !t.complete {
 		return t
 	}
-	t.liveFailed = liveFailed(p.Live)
+	t.liveFailed = LiveFailed(p.Live)
 	t.liveTook = liveTook(p.Live)
 	var sent [lanes.NumRoles + 1]time.Time
 	sent[lanes.NumRoles] = p.Live.Answer.Last
@@ -90,8 +90,8 @@ func liveTook(x *observe.Exchange) time.Duration {
 	return x.Answer.Last.Sub(from)
 }
 
-// liveFailed reports whether live failed an exchange that it answered.
-func liveFailed(x *observe.Exchange) bool {
+// LiveFailed reports whether live failed an exchange that it answered.
+func LiveFailed(x *observe.Exchange) bool {
 	if x.GRPC() {
 		code, _, ok := x.GRPCStatus()
 		return !ok || failedCode(code)

@@ -60,6 +60,8 @@ type RouteConfig struct {
 	// Elsewhere ships pairs instead of comparing them: the route has masks or a
 	// translation.
 	Elsewhere bool
+	// Masks are where answers may differ, for who compares them elsewhere.
+	Masks []*pairv1.Mask
 	// Share is the share of users whose pairs are shipped, in ppm. It is not
 	// changed while the mirror runs, so that rates stay unbiased. Zero means all.
 	Share int32
@@ -130,9 +132,16 @@ func (p *Pairs) Route(name string) *Route {
 func (p *Pairs) Header() []*pairv1.Route {
 	var all []*pairv1.Route
 	for _, r := range p.cfg.Routes {
-		all = append(all, &pairv1.Route{Name: r.Name, RulesHash: r.RulesHash, Compared: !r.Elsewhere, StreamSharePpm: uint32(share(r)), Unsafe: r.Unsafe})
+		all = append(all, &pairv1.Route{Name: r.Name, RulesHash: r.RulesHash, Compared: !r.Elsewhere, StreamSharePpm: uint32(share(r)), Unsafe: r.Unsafe, Headers: headers(r), Masks: r.Masks})
 	}
 	return all
+}
+
+func headers(r RouteConfig) []string {
+	if r.Headers == nil {
+		return []string{"content-type"}
+	}
+	return r.Headers
 }
 
 func share(r RouteConfig) int32 {

@@ -494,3 +494,5 @@ func BenchmarkEnd(b *testing.B) {
 		p.end(pair)
 	}
 }
+
+func (*taker) Ongoing(*observe.Exchange, bool) bool { return false }

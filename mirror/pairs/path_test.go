@@ -210,3 +210,5 @@ func TestPath(t *testing.T) {
 		})
 	}
 }
+
+func (*path) Ongoing(*observe.Exchange, bool) bool { return false }

@@ -48,10 +48,7 @@ type liveTraffic struct {
 
 func newRoute(p *Pairs, cfg RouteConfig) *Route {
 	r := &Route{cfg: cfg, salt: streamSalt(p.cfg.Salt, cfg.Name)}
-	if cfg.Headers == nil {
-		cfg.Headers = []string{"content-type"}
-	}
-	for _, name := range cfg.Headers {
+	for _, name := range headers(cfg) {
 		r.headers = append(r.headers, []byte(name))
 	}
 	r.metrics = p.metrics.route(cfg.Name, p.cfg.Roles)
@@ -62,6 +59,10 @@ func newRoute(p *Pairs, cfg RouteConfig) *Route {
 // streamSalt is the salt by which a route's share of users is chosen: the
 // sampler's would choose those first who were sampled first.
 func streamSalt(salt, route string) string { return salt + "\x00pairs\x00" + route }
+
+// Partial reports whether pairs of some users alone are shipped, so that
+// Pair.Author is looked at.
+func (r *Route) Partial() bool { return r.cfg.Elsewhere && share(r.cfg) < sample.Buckets }
 
 // shares reports whether pairs of that author are shipped.
 func (r *Route) shares(author string) bool {

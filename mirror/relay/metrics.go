@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"darklaunch/internal/hist"
 )
@@ -47,6 +48,19 @@ func NewMetrics(reg prometheus.Registerer, fronts ...string) *Metrics {
 		reg.MustRegister(m.connections, m.closed, m.dialFailures, m.acceptFailures, m.panics, m.open, m.unobserved, m.overhead)
 	}
 	return m
+}
+
+// Overhead returns what adds to a Hist how long bytes were held back since the
+// call before: mirror_relay_overhead_seconds, for a reader in this process.
+func (m *Metrics) Overhead() func(into *hist.Hist) { return m.overhead.Tap() }
+
+// Unobserved returns mirror_connections_unobserved.
+func (m *Metrics) Unobserved() int {
+	var d dto.Metric
+	if m.unobserved.Write(&d) != nil {
+		return 0
+	}
+	return int(d.GetGauge().GetValue())
 }
 
 // frontMetrics are the series of one front, looked up once.

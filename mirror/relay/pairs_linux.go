@@ -46,6 +46,7 @@ type socket struct {
 	ended   bool             // it has sent its last byte
 	shut    bool             // it has been told that there is no more
 	broken  bool             // it takes no more bytes
+	hungUp  bool             // both directions have ended, as the kernel has it; the last of what it sent may be unread
 }
 
 // open begins a connection that was accepted.
@@ -113,8 +114,8 @@ func (s *socket) want(events uint32) {
 	s.watched, s.events = true, events
 }
 
-// forget makes epoll report nothing more of s, whose business is done: else it
-// would report the hang-up until the other side's is.
+// forget makes epoll report nothing more of s: else it would report the hang-up
+// again and again until the other side's business is done.
 func (s *socket) forget() {
 	if s.watched {
 		_ = s.pair.l.watch(unix.EPOLL_CTL_DEL, s.fd, 0, 0)
@@ -286,7 +287,7 @@ func (p *pair) settle() {
 		if len(s.pending) > 0 {
 			events |= unix.EPOLLOUT
 		}
-		if s.ended && s.shut {
+		if s.ended && s.shut || s.hungUp && events == 0 {
 			s.forget()
 			continue
 		}
@@ -306,8 +307,12 @@ func (s *socket) move(events uint32) {
 	case s.events&unix.EPOLLIN != 0:
 		// What it sent before it went is still to be read.
 		s.read()
-	case events&gone != 0:
+	case events&unix.EPOLLERR != 0:
 		p.close(resetBy(s.side))
+	default:
+		// It was told that there is no more and has sent its last byte, which is
+		// read when the other side has taken what came before.
+		s.hungUp = true
 	}
 	p.settle()
 }

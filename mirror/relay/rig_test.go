@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait of a test: nothing here takes long unless it hangs.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // variant is a way in which every test runs.
 type variant struct {

@@ -8,6 +8,13 @@ func IsGRPC(request *Message) bool {
 	return strings.HasPrefix(ct, "application/grpc")
 }
 
+// IsMethod reports whether a path or a route looks like a gRPC method's:
+// /pkg.Service/Method.
+func IsMethod(path string) bool {
+	service, method, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return ok && strings.HasPrefix(path, "/") && strings.Contains(service, ".") && method != "" && !strings.ContainsAny(path, "{} ") && !strings.Contains(method, "/")
+}
+
 // Unsafe reports whether x may change state: all methods may but GET, HEAD and
 // OPTIONS, and gRPC methods that d declares free of side effects.
 func Unsafe(x *Exchange, d *Descriptors) bool {

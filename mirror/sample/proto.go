@@ -46,6 +46,24 @@ func ParseDescriptors(set []byte) (*Descriptors, error) {
 	return d, nil
 }
 
+// Has reports whether the method at path is known.
+func (d *Descriptors) Has(path string) bool { return d != nil && d.methods[path] != nil }
+
+// Lacks reports whether the service of the method at path is known, and has no
+// such method.
+func (d *Descriptors) Lacks(path string) bool {
+	if d == nil || d.methods[path] != nil {
+		return false
+	}
+	service := path[:strings.LastIndexByte(path, '/')+1]
+	for known := range d.methods {
+		if strings.HasPrefix(known, service) && len(service) > 1 {
+			return true
+		}
+	}
+	return false
+}
+
 // NoSideEffects reports whether the method at path is known and declared with
 // idempotency_level = NO_SIDE_EFFECTS.
 func (d *Descriptors) NoSideEffects(path string) bool {
@@ -54,6 +72,16 @@ func (d *Descriptors) NoSideEffects(path string) bool {
 	}
 	o, ok := d.methods[path].Options().(*descriptorpb.MethodOptions)
 	return ok && o.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS
+}
+
+// ServerStreams reports whether the method at path is known, takes one message
+// and answers with a stream of them.
+func (d *Descriptors) ServerStreams(path string) bool {
+	if d == nil || d.methods[path] == nil {
+		return false
+	}
+	m := d.methods[path]
+	return m.IsStreamingServer() && !m.IsStreamingClient()
 }
 
 // protoStep is one field on the way to a value.

@@ -66,9 +66,15 @@ func parsePattern(r *Route) (pattern, error) {
 	path := r.Pattern
 	if method, rest, ok := strings.Cut(path, " "); ok {
 		p.method, path = method, strings.TrimLeft(rest, " ")
-		if !isToken(method) {
+		switch {
+		case !isToken(method):
 			return p, fmt.Errorf("want METHOD /path")
+		case method != strings.ToUpper(method):
+			return p, fmt.Errorf("matches nothing: methods are in capitals")
 		}
+	}
+	if strings.ContainsAny(path, "?#") {
+		return p, fmt.Errorf("matches nothing: a path has neither query nor fragment")
 	}
 	parts := strings.Split(path, "/")
 	if parts[0] != "" || len(parts) < 2 {

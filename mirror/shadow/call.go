@@ -19,6 +19,9 @@ type Call struct {
 	Route string
 	// HTTP2 says what is spoken; GRPC, which implies it, where the status is.
 	HTTP2, GRPC bool
+	// Stream says that the answer has no end in sight: that it is cut at the
+	// time-out is no failure of the role's.
+	Stream bool
 	// Chunked says that an HTTP/1.1 body had no length in advance.
 	Chunked bool
 	Method  []byte

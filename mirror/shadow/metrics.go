@@ -130,11 +130,7 @@ func (rm *roleMetrics) done(route string, a *Answer) {
 	if rm == nil {
 		return
 	}
-	r := rm.routes[route]
-	if r == nil {
-		r = &routeMetrics{rm.metrics.duration.WithLabelValues(rm.role, route), map[int]prometheus.Counter{}}
-		rm.routes[route] = r
-	}
+	r := rm.route(route)
 	code := a.code()
 	requests := r.codes[code]
 	if requests == nil {
@@ -144,5 +140,26 @@ func (rm *roleMetrics) done(route string, a *Answer) {
 	requests.Inc()
 	if a.Err == nil {
 		r.duration.Observe(a.Last.Sub(a.Sent).Seconds())
+	}
+}
+
+// route returns the series of a route; failures are there before they happen.
+func (rm *roleMetrics) route(route string) *routeMetrics {
+	r := rm.routes[route]
+	if r == nil {
+		r = &routeMetrics{rm.metrics.duration.WithLabelValues(rm.role, route), map[int]prometheus.Counter{}}
+		for _, code := range []int{codeError, codeTimeout, codeCanceled} {
+			r.codes[code] = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
+		}
+		rm.routes[route] = r
+	}
+	return r
+}
+
+// Expect has the series of a route from the start. It must be called before the
+// loop is run.
+func (b *Backend) Expect(route string) {
+	if b.metrics != nil {
+		b.metrics.route(route)
 	}
 }

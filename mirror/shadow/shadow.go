@@ -299,6 +299,9 @@ func (b *Backend) unconnected(j *Job, err error) {
 // done ends a call that was sent, and makes the next one of the copy.
 func (b *Backend) done(j *Job, err error) {
 	j.leave()
+	if j.Copy.Calls[j.call].Stream && errors.Is(err, ErrTimeout) && !errors.Is(err, ErrConnect) {
+		err = ErrCanceled
+	}
 	a := j.answer
 	j.on, j.answer, a.Err = nil, nil, err
 	b.leave(a)

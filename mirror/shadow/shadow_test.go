@@ -609,6 +609,7 @@ func TestMetrics(t *testing.T) {
 # TYPE mirror_backend_requests_total counter
 mirror_backend_requests_total{code="200",role="shadow",route="/x"} 2
 mirror_backend_requests_total{code="503",role="shadow",route="/x"} 1
+mirror_backend_requests_total{code="canceled",role="shadow",route="/x"} 0
 mirror_backend_requests_total{code="error",role="shadow",route="/x"} 1
 mirror_backend_requests_total{code="timeout",role="shadow",route="/x"} 1
 # HELP mirror_breaker_state 1 for the state that a role's breaker is in, or the worst where the fronts' roles differ.
@@ -681,3 +682,5 @@ func TestNetHTTP(t *testing.T) {
 		})
 	}
 }
+
+func (taker) Ongoing(*observe.Exchange, bool) bool { return false }

@@ -452,7 +452,11 @@ type Route struct {
 	// among those shipped are those of all.
 	StreamSharePpm uint32 `protobuf:"varint,4,opt,name=stream_share_ppm,json=streamSharePpm,proto3" json:"stream_share_ppm,omitempty"`
 	// Unsafe exchanges of it are copied.
-	Unsafe        bool `protobuf:"varint,5,opt,name=unsafe,proto3" json:"unsafe,omitempty"`
+	Unsafe bool `protobuf:"varint,5,opt,name=unsafe,proto3" json:"unsafe,omitempty"`
+	// Headers that are compared beside status, body and trailers, in lower case.
+	Headers []string `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
+	// Where its answers may differ. A route with masks is not compared here.
+	Masks         []*Mask `protobuf:"bytes,7,rep,name=masks,proto3" json:"masks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -522,6 +526,75 @@ func (x *Route) GetUnsafe() bool {
 	return false
 }
 
+func (x *Route) GetHeaders() []string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Route) GetMasks() []*Mask {
+	if x != nil {
+		return x.Masks
+	}
+	return nil
+}
+
+// Mask is a place in answers whose values may differ.
+type Mask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where: header:NAME, json:$.a.b[*], form:NAME or proto:1.3.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// By how much: a number, or a duration such as 5s for times; empty is any.
+	Within        string `protobuf:"bytes,2,opt,name=within,proto3" json:"within,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mask) Reset() {
+	*x = Mask{}
+	mi := &file_pair_v1_pair_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mask) ProtoMessage() {}
+
+func (x *Mask) ProtoReflect() protoreflect.Message {
+	mi := &file_pair_v1_pair_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mask.ProtoReflect.Descriptor instead.
+func (*Mask) Descriptor() ([]byte, []int) {
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Mask) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *Mask) GetWithin() string {
+	if x != nil {
+		return x.Within
+	}
+	return ""
+}
+
 // Window is one second of the mirror.
 type Window struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -551,7 +624,7 @@ type Window struct {
 
 func (x *Window) Reset() {
 	*x = Window{}
-	mi := &file_pair_v1_pair_proto_msgTypes[3]
+	mi := &file_pair_v1_pair_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +636,7 @@ func (x *Window) String() string {
 func (*Window) ProtoMessage() {}
 
 func (x *Window) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[3]
+	mi := &file_pair_v1_pair_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +649,7 @@ func (x *Window) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Window.ProtoReflect.Descriptor instead.
 func (*Window) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{3}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Window) GetStartTime() int64 {
@@ -684,7 +757,7 @@ type RouteWindow struct {
 
 func (x *RouteWindow) Reset() {
 	*x = RouteWindow{}
-	mi := &file_pair_v1_pair_proto_msgTypes[4]
+	mi := &file_pair_v1_pair_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -696,7 +769,7 @@ func (x *RouteWindow) String() string {
 func (*RouteWindow) ProtoMessage() {}
 
 func (x *RouteWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[4]
+	mi := &file_pair_v1_pair_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -709,7 +782,7 @@ func (x *RouteWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteWindow.ProtoReflect.Descriptor instead.
 func (*RouteWindow) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{4}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RouteWindow) GetRoute() string {
@@ -811,7 +884,7 @@ type RoleLatency struct {
 
 func (x *RoleLatency) Reset() {
 	*x = RoleLatency{}
-	mi := &file_pair_v1_pair_proto_msgTypes[5]
+	mi := &file_pair_v1_pair_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +896,7 @@ func (x *RoleLatency) String() string {
 func (*RoleLatency) ProtoMessage() {}
 
 func (x *RoleLatency) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[5]
+	mi := &file_pair_v1_pair_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +909,7 @@ func (x *RoleLatency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleLatency.ProtoReflect.Descriptor instead.
 func (*RoleLatency) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{5}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RoleLatency) GetRole() Role {
@@ -877,7 +950,7 @@ type Outcomes struct {
 
 func (x *Outcomes) Reset() {
 	*x = Outcomes{}
-	mi := &file_pair_v1_pair_proto_msgTypes[6]
+	mi := &file_pair_v1_pair_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +962,7 @@ func (x *Outcomes) String() string {
 func (*Outcomes) ProtoMessage() {}
 
 func (x *Outcomes) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[6]
+	mi := &file_pair_v1_pair_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +975,7 @@ func (x *Outcomes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcomes.ProtoReflect.Descriptor instead.
 func (*Outcomes) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{6}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Outcomes) GetBothOk() uint64 {
@@ -951,7 +1024,7 @@ type Differences struct {
 
 func (x *Differences) Reset() {
 	*x = Differences{}
-	mi := &file_pair_v1_pair_proto_msgTypes[7]
+	mi := &file_pair_v1_pair_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1036,7 @@ func (x *Differences) String() string {
 func (*Differences) ProtoMessage() {}
 
 func (x *Differences) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[7]
+	mi := &file_pair_v1_pair_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1049,7 @@ func (x *Differences) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Differences.ProtoReflect.Descriptor instead.
 func (*Differences) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{7}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Differences) GetSame() uint64 {
@@ -1026,7 +1099,7 @@ type LiveTraffic struct {
 
 func (x *LiveTraffic) Reset() {
 	*x = LiveTraffic{}
-	mi := &file_pair_v1_pair_proto_msgTypes[8]
+	mi := &file_pair_v1_pair_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1111,7 @@ func (x *LiveTraffic) String() string {
 func (*LiveTraffic) ProtoMessage() {}
 
 func (x *LiveTraffic) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[8]
+	mi := &file_pair_v1_pair_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1124,7 @@ func (x *LiveTraffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveTraffic.ProtoReflect.Descriptor instead.
 func (*LiveTraffic) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{8}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LiveTraffic) GetSampled() bool {
@@ -1104,7 +1177,7 @@ type Histogram struct {
 
 func (x *Histogram) Reset() {
 	*x = Histogram{}
-	mi := &file_pair_v1_pair_proto_msgTypes[9]
+	mi := &file_pair_v1_pair_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1189,7 @@ func (x *Histogram) String() string {
 func (*Histogram) ProtoMessage() {}
 
 func (x *Histogram) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[9]
+	mi := &file_pair_v1_pair_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1202,7 @@ func (x *Histogram) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
 func (*Histogram) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{9}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Histogram) GetSteps() []uint32 {
@@ -1166,7 +1239,7 @@ type Accounting struct {
 
 func (x *Accounting) Reset() {
 	*x = Accounting{}
-	mi := &file_pair_v1_pair_proto_msgTypes[10]
+	mi := &file_pair_v1_pair_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1251,7 @@ func (x *Accounting) String() string {
 func (*Accounting) ProtoMessage() {}
 
 func (x *Accounting) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[10]
+	mi := &file_pair_v1_pair_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1264,7 @@ func (x *Accounting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accounting.ProtoReflect.Descriptor instead.
 func (*Accounting) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{10}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Accounting) GetRole() Role {
@@ -1242,7 +1315,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_pair_v1_pair_proto_msgTypes[11]
+	mi := &file_pair_v1_pair_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1327,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[11]
+	mi := &file_pair_v1_pair_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1340,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{11}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Loss) GetReason() string {
@@ -1309,7 +1382,7 @@ type Users struct {
 
 func (x *Users) Reset() {
 	*x = Users{}
-	mi := &file_pair_v1_pair_proto_msgTypes[12]
+	mi := &file_pair_v1_pair_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1394,7 @@ func (x *Users) String() string {
 func (*Users) ProtoMessage() {}
 
 func (x *Users) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[12]
+	mi := &file_pair_v1_pair_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1407,7 @@ func (x *Users) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Users.ProtoReflect.Descriptor instead.
 func (*Users) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{12}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Users) GetSamplePpm() uint32 {
@@ -1406,7 +1479,7 @@ type Tainted struct {
 
 func (x *Tainted) Reset() {
 	*x = Tainted{}
-	mi := &file_pair_v1_pair_proto_msgTypes[13]
+	mi := &file_pair_v1_pair_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1491,7 @@ func (x *Tainted) String() string {
 func (*Tainted) ProtoMessage() {}
 
 func (x *Tainted) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[13]
+	mi := &file_pair_v1_pair_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1504,7 @@ func (x *Tainted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tainted.ProtoReflect.Descriptor instead.
 func (*Tainted) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{13}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Tainted) GetRole() Role {
@@ -1467,7 +1540,7 @@ type Rig struct {
 
 func (x *Rig) Reset() {
 	*x = Rig{}
-	mi := &file_pair_v1_pair_proto_msgTypes[14]
+	mi := &file_pair_v1_pair_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1552,7 @@ func (x *Rig) String() string {
 func (*Rig) ProtoMessage() {}
 
 func (x *Rig) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[14]
+	mi := &file_pair_v1_pair_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1565,7 @@ func (x *Rig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rig.ProtoReflect.Descriptor instead.
 func (*Rig) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{14}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rig) GetRelayOverhead() *Histogram {
@@ -1553,7 +1626,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_pair_v1_pair_proto_msgTypes[15]
+	mi := &file_pair_v1_pair_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1638,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[15]
+	mi := &file_pair_v1_pair_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1651,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{15}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Process) GetRole() Role {
@@ -1655,7 +1728,7 @@ type Pair struct {
 
 func (x *Pair) Reset() {
 	*x = Pair{}
-	mi := &file_pair_v1_pair_proto_msgTypes[16]
+	mi := &file_pair_v1_pair_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1667,7 +1740,7 @@ func (x *Pair) String() string {
 func (*Pair) ProtoMessage() {}
 
 func (x *Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[16]
+	mi := &file_pair_v1_pair_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1680,7 +1753,7 @@ func (x *Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pair.ProtoReflect.Descriptor instead.
 func (*Pair) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{16}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pair) GetReason() Reason {
@@ -1762,7 +1835,7 @@ type Side struct {
 
 func (x *Side) Reset() {
 	*x = Side{}
-	mi := &file_pair_v1_pair_proto_msgTypes[17]
+	mi := &file_pair_v1_pair_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +1847,7 @@ func (x *Side) String() string {
 func (*Side) ProtoMessage() {}
 
 func (x *Side) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[17]
+	mi := &file_pair_v1_pair_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +1860,7 @@ func (x *Side) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Side.ProtoReflect.Descriptor instead.
 func (*Side) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{17}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Side) GetRole() Role {
@@ -1851,7 +1924,7 @@ type Exchange struct {
 
 func (x *Exchange) Reset() {
 	*x = Exchange{}
-	mi := &file_pair_v1_pair_proto_msgTypes[18]
+	mi := &file_pair_v1_pair_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1936,7 @@ func (x *Exchange) String() string {
 func (*Exchange) ProtoMessage() {}
 
 func (x *Exchange) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[18]
+	mi := &file_pair_v1_pair_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1949,7 @@ func (x *Exchange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exchange.ProtoReflect.Descriptor instead.
 func (*Exchange) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{18}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Exchange) GetRequest() *Request {
@@ -1931,7 +2004,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_pair_v1_pair_proto_msgTypes[19]
+	mi := &file_pair_v1_pair_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2016,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[19]
+	mi := &file_pair_v1_pair_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2029,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{19}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Request) GetMethod() string {
@@ -2006,7 +2079,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_pair_v1_pair_proto_msgTypes[20]
+	mi := &file_pair_v1_pair_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2091,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[20]
+	mi := &file_pair_v1_pair_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2104,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{20}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Answer) GetStatus() uint32 {
@@ -2084,7 +2157,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_pair_v1_pair_proto_msgTypes[21]
+	mi := &file_pair_v1_pair_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2169,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[21]
+	mi := &file_pair_v1_pair_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2182,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{21}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Field) GetName() string {
@@ -2159,7 +2232,7 @@ type Body struct {
 
 func (x *Body) Reset() {
 	*x = Body{}
-	mi := &file_pair_v1_pair_proto_msgTypes[22]
+	mi := &file_pair_v1_pair_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2244,7 @@ func (x *Body) String() string {
 func (*Body) ProtoMessage() {}
 
 func (x *Body) ProtoReflect() protoreflect.Message {
-	mi := &file_pair_v1_pair_proto_msgTypes[22]
+	mi := &file_pair_v1_pair_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2257,7 @@ func (x *Body) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Body.ProtoReflect.Descriptor instead.
 func (*Body) Descriptor() ([]byte, []int) {
-	return file_pair_v1_pair_proto_rawDescGZIP(), []int{22}
+	return file_pair_v1_pair_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Body) GetHash() []byte {
@@ -2243,14 +2316,19 @@ const file_pair_v1_pair_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x05 \x01(\x03R\tstartTime\x12#\n" +
 	"\x05roles\x18\x06 \x03(\x0e2\r.pair.v1.RoleR\x05roles\x12&\n" +
-	"\x06routes\x18\a \x03(\v2\x0e.pair.v1.RouteR\x06routes\"\x98\x01\n" +
+	"\x06routes\x18\a \x03(\v2\x0e.pair.v1.RouteR\x06routes\"\xd7\x01\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
 	"rules_hash\x18\x02 \x01(\fR\trulesHash\x12\x1a\n" +
 	"\bcompared\x18\x03 \x01(\bR\bcompared\x12(\n" +
 	"\x10stream_share_ppm\x18\x04 \x01(\rR\x0estreamSharePpm\x12\x16\n" +
-	"\x06unsafe\x18\x05 \x01(\bR\x06unsafe\"\xf5\x02\n" +
+	"\x06unsafe\x18\x05 \x01(\bR\x06unsafe\x12\x18\n" +
+	"\aheaders\x18\x06 \x03(\tR\aheaders\x12#\n" +
+	"\x05masks\x18\a \x03(\v2\r.pair.v1.MaskR\x05masks\"4\n" +
+	"\x04Mask\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
+	"\x06within\x18\x02 \x01(\tR\x06within\"\xf5\x02\n" +
 	"\x06Window\x12\x1d\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\x03R\tstartTime\x12\x16\n" +
@@ -2424,7 +2502,7 @@ func file_pair_v1_pair_proto_rawDescGZIP() []byte {
 }
 
 var file_pair_v1_pair_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_pair_v1_pair_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_pair_v1_pair_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_pair_v1_pair_proto_goTypes = []any{
 	(Role)(0),           // 0: pair.v1.Role
 	(Reason)(0),         // 1: pair.v1.Reason
@@ -2432,71 +2510,73 @@ var file_pair_v1_pair_proto_goTypes = []any{
 	(*Record)(nil),      // 3: pair.v1.Record
 	(*Header)(nil),      // 4: pair.v1.Header
 	(*Route)(nil),       // 5: pair.v1.Route
-	(*Window)(nil),      // 6: pair.v1.Window
-	(*RouteWindow)(nil), // 7: pair.v1.RouteWindow
-	(*RoleLatency)(nil), // 8: pair.v1.RoleLatency
-	(*Outcomes)(nil),    // 9: pair.v1.Outcomes
-	(*Differences)(nil), // 10: pair.v1.Differences
-	(*LiveTraffic)(nil), // 11: pair.v1.LiveTraffic
-	(*Histogram)(nil),   // 12: pair.v1.Histogram
-	(*Accounting)(nil),  // 13: pair.v1.Accounting
-	(*Loss)(nil),        // 14: pair.v1.Loss
-	(*Users)(nil),       // 15: pair.v1.Users
-	(*Tainted)(nil),     // 16: pair.v1.Tainted
-	(*Rig)(nil),         // 17: pair.v1.Rig
-	(*Process)(nil),     // 18: pair.v1.Process
-	(*Pair)(nil),        // 19: pair.v1.Pair
-	(*Side)(nil),        // 20: pair.v1.Side
-	(*Exchange)(nil),    // 21: pair.v1.Exchange
-	(*Request)(nil),     // 22: pair.v1.Request
-	(*Answer)(nil),      // 23: pair.v1.Answer
-	(*Field)(nil),       // 24: pair.v1.Field
-	(*Body)(nil),        // 25: pair.v1.Body
+	(*Mask)(nil),        // 6: pair.v1.Mask
+	(*Window)(nil),      // 7: pair.v1.Window
+	(*RouteWindow)(nil), // 8: pair.v1.RouteWindow
+	(*RoleLatency)(nil), // 9: pair.v1.RoleLatency
+	(*Outcomes)(nil),    // 10: pair.v1.Outcomes
+	(*Differences)(nil), // 11: pair.v1.Differences
+	(*LiveTraffic)(nil), // 12: pair.v1.LiveTraffic
+	(*Histogram)(nil),   // 13: pair.v1.Histogram
+	(*Accounting)(nil),  // 14: pair.v1.Accounting
+	(*Loss)(nil),        // 15: pair.v1.Loss
+	(*Users)(nil),       // 16: pair.v1.Users
+	(*Tainted)(nil),     // 17: pair.v1.Tainted
+	(*Rig)(nil),         // 18: pair.v1.Rig
+	(*Process)(nil),     // 19: pair.v1.Process
+	(*Pair)(nil),        // 20: pair.v1.Pair
+	(*Side)(nil),        // 21: pair.v1.Side
+	(*Exchange)(nil),    // 22: pair.v1.Exchange
+	(*Request)(nil),     // 23: pair.v1.Request
+	(*Answer)(nil),      // 24: pair.v1.Answer
+	(*Field)(nil),       // 25: pair.v1.Field
+	(*Body)(nil),        // 26: pair.v1.Body
 }
 var file_pair_v1_pair_proto_depIdxs = []int32{
 	4,  // 0: pair.v1.Record.header:type_name -> pair.v1.Header
-	6,  // 1: pair.v1.Record.window:type_name -> pair.v1.Window
-	19, // 2: pair.v1.Record.pair:type_name -> pair.v1.Pair
+	7,  // 1: pair.v1.Record.window:type_name -> pair.v1.Window
+	20, // 2: pair.v1.Record.pair:type_name -> pair.v1.Pair
 	0,  // 3: pair.v1.Header.roles:type_name -> pair.v1.Role
 	5,  // 4: pair.v1.Header.routes:type_name -> pair.v1.Route
-	7,  // 5: pair.v1.Window.routes:type_name -> pair.v1.RouteWindow
-	13, // 6: pair.v1.Window.accounting:type_name -> pair.v1.Accounting
-	15, // 7: pair.v1.Window.users:type_name -> pair.v1.Users
-	17, // 8: pair.v1.Window.rig:type_name -> pair.v1.Rig
-	18, // 9: pair.v1.Window.processes:type_name -> pair.v1.Process
-	14, // 10: pair.v1.Window.losses:type_name -> pair.v1.Loss
-	8,  // 11: pair.v1.RouteWindow.pairs:type_name -> pair.v1.RoleLatency
-	9,  // 12: pair.v1.RouteWindow.shadow:type_name -> pair.v1.Outcomes
-	9,  // 13: pair.v1.RouteWindow.control:type_name -> pair.v1.Outcomes
-	10, // 14: pair.v1.RouteWindow.differences:type_name -> pair.v1.Differences
-	11, // 15: pair.v1.RouteWindow.live:type_name -> pair.v1.LiveTraffic
-	0,  // 16: pair.v1.RoleLatency.role:type_name -> pair.v1.Role
-	12, // 17: pair.v1.RoleLatency.durations:type_name -> pair.v1.Histogram
-	12, // 18: pair.v1.LiveTraffic.durations:type_name -> pair.v1.Histogram
-	0,  // 19: pair.v1.Accounting.role:type_name -> pair.v1.Role
-	14, // 20: pair.v1.Accounting.dropped:type_name -> pair.v1.Loss
-	16, // 21: pair.v1.Users.tainted:type_name -> pair.v1.Tainted
-	0,  // 22: pair.v1.Tainted.role:type_name -> pair.v1.Role
-	12, // 23: pair.v1.Rig.relay_overhead:type_name -> pair.v1.Histogram
-	12, // 24: pair.v1.Rig.send_lateness:type_name -> pair.v1.Histogram
-	0,  // 25: pair.v1.Process.role:type_name -> pair.v1.Role
-	1,  // 26: pair.v1.Pair.reason:type_name -> pair.v1.Reason
-	20, // 27: pair.v1.Pair.sides:type_name -> pair.v1.Side
-	0,  // 28: pair.v1.Side.role:type_name -> pair.v1.Role
-	21, // 29: pair.v1.Side.exchanges:type_name -> pair.v1.Exchange
-	22, // 30: pair.v1.Exchange.request:type_name -> pair.v1.Request
-	23, // 31: pair.v1.Exchange.answer:type_name -> pair.v1.Answer
-	24, // 32: pair.v1.Request.header:type_name -> pair.v1.Field
-	25, // 33: pair.v1.Request.body:type_name -> pair.v1.Body
-	24, // 34: pair.v1.Answer.header:type_name -> pair.v1.Field
-	24, // 35: pair.v1.Answer.trailer:type_name -> pair.v1.Field
-	25, // 36: pair.v1.Answer.body:type_name -> pair.v1.Body
-	2,  // 37: pair.v1.Body.format:type_name -> pair.v1.Format
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	6,  // 5: pair.v1.Route.masks:type_name -> pair.v1.Mask
+	8,  // 6: pair.v1.Window.routes:type_name -> pair.v1.RouteWindow
+	14, // 7: pair.v1.Window.accounting:type_name -> pair.v1.Accounting
+	16, // 8: pair.v1.Window.users:type_name -> pair.v1.Users
+	18, // 9: pair.v1.Window.rig:type_name -> pair.v1.Rig
+	19, // 10: pair.v1.Window.processes:type_name -> pair.v1.Process
+	15, // 11: pair.v1.Window.losses:type_name -> pair.v1.Loss
+	9,  // 12: pair.v1.RouteWindow.pairs:type_name -> pair.v1.RoleLatency
+	10, // 13: pair.v1.RouteWindow.shadow:type_name -> pair.v1.Outcomes
+	10, // 14: pair.v1.RouteWindow.control:type_name -> pair.v1.Outcomes
+	11, // 15: pair.v1.RouteWindow.differences:type_name -> pair.v1.Differences
+	12, // 16: pair.v1.RouteWindow.live:type_name -> pair.v1.LiveTraffic
+	0,  // 17: pair.v1.RoleLatency.role:type_name -> pair.v1.Role
+	13, // 18: pair.v1.RoleLatency.durations:type_name -> pair.v1.Histogram
+	13, // 19: pair.v1.LiveTraffic.durations:type_name -> pair.v1.Histogram
+	0,  // 20: pair.v1.Accounting.role:type_name -> pair.v1.Role
+	15, // 21: pair.v1.Accounting.dropped:type_name -> pair.v1.Loss
+	17, // 22: pair.v1.Users.tainted:type_name -> pair.v1.Tainted
+	0,  // 23: pair.v1.Tainted.role:type_name -> pair.v1.Role
+	13, // 24: pair.v1.Rig.relay_overhead:type_name -> pair.v1.Histogram
+	13, // 25: pair.v1.Rig.send_lateness:type_name -> pair.v1.Histogram
+	0,  // 26: pair.v1.Process.role:type_name -> pair.v1.Role
+	1,  // 27: pair.v1.Pair.reason:type_name -> pair.v1.Reason
+	21, // 28: pair.v1.Pair.sides:type_name -> pair.v1.Side
+	0,  // 29: pair.v1.Side.role:type_name -> pair.v1.Role
+	22, // 30: pair.v1.Side.exchanges:type_name -> pair.v1.Exchange
+	23, // 31: pair.v1.Exchange.request:type_name -> pair.v1.Request
+	24, // 32: pair.v1.Exchange.answer:type_name -> pair.v1.Answer
+	25, // 33: pair.v1.Request.header:type_name -> pair.v1.Field
+	26, // 34: pair.v1.Request.body:type_name -> pair.v1.Body
+	25, // 35: pair.v1.Answer.header:type_name -> pair.v1.Field
+	25, // 36: pair.v1.Answer.trailer:type_name -> pair.v1.Field
+	26, // 37: pair.v1.Answer.body:type_name -> pair.v1.Body
+	2,  // 38: pair.v1.Body.format:type_name -> pair.v1.Format
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_pair_v1_pair_proto_init() }
@@ -2509,14 +2589,14 @@ func file_pair_v1_pair_proto_init() {
 		(*Record_Window)(nil),
 		(*Record_Pair)(nil),
 	}
-	file_pair_v1_pair_proto_msgTypes[20].OneofWrappers = []any{}
+	file_pair_v1_pair_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pair_v1_pair_proto_rawDesc), len(file_pair_v1_pair_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
