@@ -122,6 +122,10 @@ func Peek(raw []byte) (sequence uint64, kind Kind, err error) {
 // who asks for one. Its length follows as a varint, and then the token.
 const TokenMagic = "DLTOKEN1"
 
+// Begins reports whether the first bytes of a connection, two of them at least, may
+// be those of a stream. No HTTP request begins so.
+func Begins(first []byte) bool { return string(first[:2]) == Magic[:2] }
+
 // MaxToken is the longest token, in bytes.
 const MaxToken = 4096
 

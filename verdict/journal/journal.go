@@ -15,6 +15,8 @@
 package journal
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -47,19 +49,10 @@ type Journal struct {
 	size    int64    // of entries, in bytes
 }
 
-// Recovered is what a directory held.
-type Recovered struct {
-	// Checkpoint is the last one; nil in a new directory.
-	Checkpoint []byte
-	// Entries came after the checkpoint, in order.
-	Entries [][]byte
-	// Cut is how many bytes of a write that was cut short were at the end.
-	Cut int64
-}
-
-// Open opens dir, makes it if it is missing, and reads what it holds. ErrInUse:
-// another process has it. Other errors are of the file system.
-func Open(dir string) (*Journal, *Recovered, error) {
+// Open opens dir, makes it if it is missing, and returns the last checkpoint, nil
+// if there is none. ErrInUse: another process has dir. Other errors are of the file
+// system, or say that the checkpoint is damaged.
+func Open(dir string) (*Journal, []byte, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -72,60 +65,71 @@ func Open(dir string) (*Journal, *Recovered, error) {
 		return nil, nil, fmt.Errorf("%w: %s", ErrInUse, dir)
 	}
 	j := &Journal{dir: dir, lock: lock}
-	r, err := j.recover()
+	checkpoint, err := j.open()
 	if err != nil {
 		lock.Close()
 		return nil, nil, fmt.Errorf("read state: %w", err)
 	}
-	return j, r, nil
+	return j, checkpoint, nil
 }
 
-func (j *Journal) recover() (*Recovered, error) {
-	r := &Recovered{}
-	checkpoint, err := os.ReadFile(j.path("checkpoint"))
+func (j *Journal) open() (checkpoint []byte, err error) {
+	data, err := os.ReadFile(j.path("checkpoint"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, err
 	default:
-		records, rest := split(checkpoint)
-		if rest != nil || len(records) != 1 || len(records[0]) < 8 {
+		record, n, err := next(bytes.NewReader(data), nil)
+		if err != nil || n != len(data) || len(record) < 8 {
 			// Rename replaced it whole, so this is no write that was cut short.
 			return nil, fmt.Errorf("%s is damaged: move the directory away to start anew", j.path("checkpoint"))
 		}
-		j.number = binary.LittleEndian.Uint64(records[0])
-		r.Checkpoint = records[0][8:]
+		j.number = binary.LittleEndian.Uint64(record)
+		checkpoint = record[8:]
 	}
-	return r, j.recoverEntries(r)
-}
-
-func (j *Journal) recoverEntries(r *Recovered) error {
 	// Others are of a Commit that did not come to its end, or just did.
 	all, err := filepath.Glob(j.path("journal-*"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range all {
 		if name != j.entriesPath(j.number) {
 			if err := os.Remove(name); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	f, err := os.OpenFile(j.entriesPath(j.number), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
+	j.entries, err = os.OpenFile(j.entriesPath(j.number), os.O_CREATE|os.O_RDWR, 0o600)
+	return checkpoint, err
+}
+
+// Replay calls f with each entry since the checkpoint, in order; the bytes are its
+// own until it returns. It is to be called once, before the first Append. cut is how
+// many bytes of a write that was cut short were at the end. An error is f's, or of
+// the file.
+func (j *Journal) Replay(f func(entry []byte) error) (cut int64, err error) {
+	r := bufio.NewReaderSize(j.entries, 64<<10)
+	var buf []byte
+	for {
+		entry, n, err := next(r, buf)
+		if errors.Is(err, errCut) {
+			break
+		}
+		if err == nil {
+			err = f(entry)
+		}
+		if err != nil {
+			return 0, err
+		}
+		j.size += int64(n)
+		buf = entry
 	}
-	j.entries = f
-	data, err := io.ReadAll(f)
+	info, err := j.entries.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	var rest []byte
-	r.Entries, rest = split(data)
-	r.Cut = int64(len(rest))
-	j.size = int64(len(data) - len(rest))
-	return j.rewind()
+	return info.Size() - j.size, j.rewind()
 }
 
 func (j *Journal) path(name string) string { return filepath.Join(j.dir, name) }
@@ -226,23 +230,37 @@ func checksum(length, content []byte) uint32 {
 	return crc32.Update(crc32.Checksum(length, castagnoli), castagnoli, content)
 }
 
-// split returns the records of data, which they share, and what follows the last
-// good one, nil if nothing does.
-func split(data []byte) (records [][]byte, rest []byte) {
-	for len(data) >= headerSize {
-		n := int(binary.LittleEndian.Uint32(data))
-		if n > MaxRecord || len(data) < headerSize+n {
-			break
-		}
-		content := data[headerSize : headerSize+n : headerSize+n]
-		if checksum(data[:4], content) != binary.LittleEndian.Uint32(data[4:]) {
-			break
-		}
-		records = append(records, content)
-		data = data[headerSize+n:]
+// errCut is the end of what can be believed.
+var errCut = errors.New("no whole record")
+
+// next reads a record into buf, if it is large enough, and returns it and how many
+// bytes of r it took. It allocates what has come and not what is announced.
+func next(r io.Reader, buf []byte) (content []byte, n int, err error) {
+	var header [headerSize]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return nil, 0, cutOr(err)
 	}
-	if len(data) == 0 {
-		return records, nil
+	size := int(binary.LittleEndian.Uint32(header[:]))
+	if size > MaxRecord {
+		return nil, 0, errCut
 	}
-	return records, data
+	content = buf[:0]
+	for len(content) < size {
+		from, more := len(content), min(size-len(content), 1<<20)
+		content = append(content, make([]byte, more)...)
+		if _, err := io.ReadFull(r, content[from:]); err != nil {
+			return nil, 0, cutOr(err)
+		}
+	}
+	if checksum(header[:4], content) != binary.LittleEndian.Uint32(header[4:]) {
+		return nil, 0, errCut
+	}
+	return content, headerSize + size, nil
+}
+
+func cutOr(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return errCut
+	}
+	return err
 }

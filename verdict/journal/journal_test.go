@@ -12,13 +12,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func open(t *testing.T, dir string) (*Journal, *Recovered) {
+// recovered is what a directory held.
+type recovered struct {
+	Checkpoint string
+	Entries    []string
+	Cut        int64
+}
+
+func open(t *testing.T, dir string) (*Journal, recovered) {
 	t.Helper()
-	j, r, err := Open(dir)
+	j, checkpoint, err := Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { j.lock.Close() })
+	r := recovered{Checkpoint: string(checkpoint)}
+	r.Cut, err = j.Replay(func(entry []byte) error {
+		r.Entries = append(r.Entries, string(entry))
+		return nil
+	})
+	must(t, err)
 	return j, r
 }
 
@@ -36,7 +49,7 @@ func abandon(j *Journal) { j.lock.Close() }
 func TestRecovers(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "by", "it")
 	j, r := open(t, dir)
-	if diff := cmp.Diff(&Recovered{}, r); diff != "" {
+	if diff := cmp.Diff(recovered{}, r); diff != "" {
 		t.Errorf("of a new directory (-want +got):\n%s", diff)
 	}
 	must(t, j.Append([]byte("a")))
@@ -44,7 +57,7 @@ func TestRecovers(t *testing.T) {
 	abandon(j)
 
 	j, r = open(t, dir)
-	if diff := cmp.Diff(&Recovered{Entries: [][]byte{[]byte("a"), {}}}, r); diff != "" {
+	if diff := cmp.Diff(recovered{Entries: []string{"a", ""}}, r); diff != "" {
 		t.Errorf("before a checkpoint (-want +got):\n%s", diff)
 	}
 	must(t, j.Commit([]byte("one")))
@@ -57,7 +70,7 @@ func TestRecovers(t *testing.T) {
 	must(t, j.Close())
 
 	_, r = open(t, dir)
-	if diff := cmp.Diff(&Recovered{Checkpoint: []byte("two"), Entries: [][]byte{[]byte("c")}}, r); diff != "" {
+	if diff := cmp.Diff(recovered{Checkpoint: "two", Entries: []string{"c"}}, r); diff != "" {
 		t.Errorf("after two (-want +got):\n%s", diff)
 	}
 	files, err := os.ReadDir(dir)
@@ -70,15 +83,15 @@ func TestRecovers(t *testing.T) {
 // there, nothing else is, and what is appended then is read the next time.
 func TestCutAnywhere(t *testing.T) {
 	var whole []byte
-	entries := [][]byte{[]byte("first"), []byte("second, which is longer"), {}, []byte("last")}
+	entries := []string{"first", "second, which is longer", "", "last"}
 	for _, e := range entries {
-		whole = append(whole, frame(e)...)
+		whole = append(whole, frame([]byte(e))...)
 	}
 	for n := range len(whole) + 1 {
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, "journal-0"), whole[:n], 0o600))
 		j, r := open(t, dir)
-		want, held := [][]byte(nil), 0
+		want, held := []string(nil), 0
 		for _, e := range entries {
 			if held+headerSize+len(e) > n {
 				break
@@ -92,7 +105,7 @@ func TestCutAnywhere(t *testing.T) {
 		must(t, j.Append([]byte("more")))
 		must(t, j.Close())
 		j, r = open(t, dir)
-		if got := r.Entries[len(r.Entries)-1]; string(got) != "more" || len(r.Entries) != len(want)+1 {
+		if got := r.Entries[len(r.Entries)-1]; got != "more" || len(r.Entries) != len(want)+1 {
 			t.Fatalf("cut at %d: got %q last of %d, want what was appended then", n, got, len(r.Entries))
 		}
 		must(t, j.Close())
@@ -107,8 +120,12 @@ func TestFlippedBit(t *testing.T) {
 	for bit := range 8 * (len(good) - from) {
 		data := bytes.Clone(good)
 		data[from+bit/8] ^= 1 << (bit % 8)
-		if records, rest := split(data); len(records) != 1 || rest == nil {
-			t.Fatalf("bit %d: got %d records, want the one before", bit, len(records))
+		r := bytes.NewReader(data)
+		if _, _, err := next(r, nil); err != nil {
+			t.Fatalf("bit %d: the one before: %v", bit, err)
+		}
+		if got, _, err := next(r, nil); !errors.Is(err, errCut) {
+			t.Fatalf("bit %d: got %q, %v, want %v", bit, got, err, errCut)
 		}
 	}
 }
@@ -123,11 +140,11 @@ func TestInterruptedCommit(t *testing.T) {
 		must(t, j.Append([]byte("entry")))
 		return dir, j
 	}
-	old := &Recovered{Checkpoint: []byte("old"), Entries: [][]byte{[]byte("entry")}}
+	old := recovered{Checkpoint: "old", Entries: []string{"entry"}}
 	for _, tt := range []struct {
 		name string
 		stop func(dir string, j *Journal) error
-		want *Recovered
+		want recovered
 	}{
 		{"checkpoint half written", func(dir string, _ *Journal) error {
 			return os.WriteFile(filepath.Join(dir, "checkpoint.new"), frame([]byte("abcdefghnew"))[:9], 0o600)
@@ -138,7 +155,7 @@ func TestInterruptedCommit(t *testing.T) {
 		{"renamed", func(_ string, j *Journal) error {
 			_, err := j.prepare(2, []byte("new"))
 			return err
-		}, &Recovered{Checkpoint: []byte("new")}},
+		}, recovered{Checkpoint: "new"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir, j := before(t)
@@ -151,7 +168,7 @@ func TestInterruptedCommit(t *testing.T) {
 			must(t, j.Append([]byte("goes on")))
 			must(t, j.Commit([]byte("newer")))
 			must(t, j.Close())
-			if _, r = open(t, dir); string(r.Checkpoint) != "newer" || len(r.Entries) != 0 {
+			if _, r = open(t, dir); r.Checkpoint != "newer" || len(r.Entries) != 0 {
 				t.Errorf("afterwards: got %+v", r)
 			}
 		})
@@ -193,22 +210,29 @@ func TestFullDisk(t *testing.T) {
 	must(t, j.Append([]byte("after")))
 	must(t, j.Close())
 	_, r := open(t, dir)
-	if diff := cmp.Diff([][]byte{[]byte("whole"), []byte("after")}, r.Entries); diff != "" || r.Cut != 0 {
+	if diff := cmp.Diff([]string{"whole", "after"}, r.Entries); diff != "" || r.Cut != 0 {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-func FuzzSplit(f *testing.F) {
+func FuzzNext(f *testing.F) {
 	f.Add(append(frame([]byte("a")), frame(nil)...))
 	f.Add([]byte("\xff\xff\xff\xff12345"))
+	f.Add([]byte("\x00\x00\x00\x0312345"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		records, rest := split(data)
 		var again []byte
-		for _, r := range records {
-			again = append(again, frame(r)...)
+		for r := bytes.NewReader(data); ; {
+			content, n, err := next(r, nil)
+			if err != nil {
+				break
+			}
+			if n != headerSize+len(content) {
+				t.Errorf("got %d bytes of a record of %d", n, len(content))
+			}
+			again = append(again, frame(content)...)
 		}
-		if !bytes.Equal(append(again, rest...), data) {
-			t.Errorf("%d records and %d bytes are not what was read", len(records), len(rest))
+		if !bytes.HasPrefix(data, again) {
+			t.Error("the records are not what was read")
 		}
 	})
 }
