@@ -11,6 +11,7 @@ package intake
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -87,7 +88,7 @@ type Event struct {
 	Sequence uint64
 	Header   *pairv1.Header
 	Window   *pairv1.Window
-	Raw      []byte // the window's record as it came
+	Raw      []byte // the window's or pair's record as it came
 	Pair     any    // what Config.Compare made of it
 	N        uint64
 
@@ -382,7 +383,7 @@ func (s *stream) window(ctx context.Context, sequence uint64, raw []byte) error 
 	if err := s.tellShed(ctx); err != nil {
 		return err
 	}
-	return s.send(ctx, Event{Kind: Window, Mirror: s.mirror, At: time.Now(), Sequence: sequence, Window: w, Raw: append([]byte(nil), raw...)})
+	return s.send(ctx, Event{Kind: Window, Mirror: s.mirror, At: time.Now(), Sequence: sequence, Window: w, Raw: bytes.Clone(raw)})
 }
 
 // decode decodes a record; of large ones, one at a time.
@@ -417,7 +418,7 @@ func (s *stream) pair(ctx context.Context, sequence uint64, raw []byte) error {
 	if err := checkPair(record.GetPair()); err != nil {
 		return err
 	}
-	e := Event{Kind: Pair, Mirror: s.mirror, At: time.Now(), Sequence: sequence}
+	e := Event{Kind: Pair, Mirror: s.mirror, At: time.Now(), Sequence: sequence, Raw: bytes.Clone(raw)}
 	if in.cfg.Compare != nil {
 		if e.Pair, err = in.cfg.Compare(record.GetPair()); err != nil {
 			return err
