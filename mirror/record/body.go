@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"darklaunch/internal/digest"
 )
 
 // Format is how a body was read.
@@ -79,26 +81,11 @@ func (w *writer) text(s string) {
 // name appends the name of a member. Names are not leaves, but some are data:
 // one that does not look as if a programmer chose it is shown if the list has it.
 func (w *writer) name(name string, known bool) {
-	if !known && !chosen(name) {
+	if !known && !digest.Chosen(name) {
 		name = w.policy.digest('s', []byte(name))
 	}
 	w.text(name)
 	w.out = append(w.out, ':')
-}
-
-// chosen reports whether a name is an identifier, short and with few digits.
-func chosen(name string) bool {
-	digits := 0
-	for i, c := range []byte(name) {
-		switch {
-		case '0' <= c && c <= '9' && i > 0:
-			digits++
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '_', c == '-' && i > 0:
-		default:
-			return false
-		}
-	}
-	return name != "" && len(name) <= 32 && digits <= 2
 }
 
 func (w *writer) json(content []byte) error {

@@ -3,12 +3,8 @@
 // the list names it, and every other leaf is replaced by a digest that says
 // whether two values are equal, and of what kind they are, but not what they are.
 //
-// The digest of a leaf is the string
-//
-//	~TYPE:LENGTH:CLASS:HMAC
-//
-// of its type (s text, n number, b boolean, x bytes), its length in bytes, the
-// class of its form, and 16 hex digits of HMAC-SHA-256 under the record's key.
+// internal/digest has what a digest says. Its HMAC is HMAC-SHA-256 under the
+// record's key.
 //
 // The package is pure: it starts no goroutine, does no I/O and asks no clock.
 package record
@@ -16,16 +12,13 @@ package record
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"mime"
-	"net/url"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
+	"darklaunch/internal/digest"
 	"darklaunch/mirror/sample"
 )
 
@@ -253,70 +246,5 @@ func (p *Policy) digest(kind byte, value []byte) string {
 	mac := hmac.New(sha256.New, p.key)
 	mac.Write([]byte{kind})
 	mac.Write(value)
-	return string(appendDigest(kind, len(value), classOf(kind, value), mac.Sum(nil)))
-}
-
-func appendDigest(kind byte, length int, class string, mac []byte) []byte {
-	out := strconv.AppendInt([]byte{'~', kind, ':'}, int64(length), 10)
-	out = append(append(append(out, ':'), class...), ':')
-	return hex.AppendEncode(out, mac[:8])
-}
-
-// classOf names the form of a value: the first of these that it has.
-func classOf(kind byte, value []byte) string {
-	text := string(value)
-	switch {
-	case text == "":
-		return "empty"
-	case kind == 'b':
-		return "bool"
-	case !utf8.Valid(value):
-		return "binary"
-	case isUUID(text):
-		return "uuid"
-	case all(text, func(r rune) bool { return '0' <= r && r <= '9' }, "-"):
-		return "int"
-	case kind == 'n':
-		return "decimal"
-	case len(text) >= 16 && all(text, func(r rune) bool { return unicode.Is(unicode.ASCII_Hex_Digit, r) }, ""):
-		return "hex"
-	case isTime(text):
-		return "time"
-	case isEmail(text):
-		return "email"
-	case isURL(text):
-		return "url"
-	case all(text, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("_-.", r) }, ""):
-		return "word"
-	}
-	return "text"
-}
-
-// all reports whether all of text but one leading prefix is ok.
-func all(text string, ok func(rune) bool, prefix string) bool {
-	text = strings.TrimPrefix(text, prefix)
-	return text != "" && strings.IndexFunc(text, func(r rune) bool { return !ok(r) }) < 0
-}
-
-func isUUID(text string) bool {
-	return len(text) == 36 && text[8] == '-' && text[13] == '-' && text[18] == '-' && text[23] == '-' &&
-		all(text, func(r rune) bool { return r == '-' || unicode.Is(unicode.ASCII_Hex_Digit, r) }, "")
-}
-
-// isTime reports whether text begins as RFC 3339 times do.
-func isTime(text string) bool {
-	if len(text) < 19 || text[4] != '-' || text[7] != '-' || text[10] != 'T' && text[10] != ' ' || text[13] != ':' {
-		return false
-	}
-	return all(text[:4]+text[5:7]+text[8:10], func(r rune) bool { return '0' <= r && r <= '9' }, "")
-}
-
-func isEmail(text string) bool {
-	local, domain, ok := strings.Cut(text, "@")
-	return ok && local != "" && strings.Contains(domain, ".") && !strings.ContainsAny(text, " \t\r\n")
-}
-
-func isURL(text string) bool {
-	u, err := url.Parse(text)
-	return err == nil && u.Scheme != "" && u.Host != ""
+	return digest.Of(kind, value, mac.Sum(nil)).String()
 }

@@ -1,0 +1,68 @@
+package noise
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// shares are how often, of the events of a faulty field, shadow would be the one
+// that differs: a bet is laid on each.
+var shares = [...]float64{.53, .56, .6, .65, .7, .75, .8, .85, .9, .95, .99}
+
+// wealth is the logarithm of what the bets on each share have come to, from 1.
+type wealth [len(shares)]float64
+
+// bet lays the bets of one event, whose sign is as likely as its opposite if
+// shadow is no worse than control. It may be of several that are not independent:
+// d is the sum of their signs.
+//
+// With independent events the likelihood of d signs more for shadow, against that
+// of d more for control, is exp(θd), θ = ln(q/(1-q)): the bet is twice the
+// probability that this gives d over -d. For one event it is 2q or 2(1-q).
+func (w *wealth) bet(d int64) {
+	if d == 0 {
+		return
+	}
+	for i, q := range shares {
+		w[i] += math.Ln2 - math.Log1p(math.Exp(-math.Log(q/(1-q))*float64(d)))
+	}
+}
+
+// log returns the natural logarithm of the mean wealth: the e-value's.
+func (w *wealth) log() float64 { return logMean(w[:]) }
+
+// logMean is the logarithm of the mean of what logs are of.
+func logMean(logs []float64) float64 {
+	most := slices.Max(logs)
+	if math.IsInf(most, -1) {
+		return most
+	}
+	sum := 0.0
+	for _, l := range logs {
+		sum += math.Exp(l - most)
+	}
+	return most + math.Log(sum/float64(len(logs)))
+}
+
+// confirmed picks those of e-values, given by their natural logarithms, that the
+// e-BH procedure picks at a level: with K values, the k largest for the largest k
+// of which all are K/(level·k) or more.
+func confirmed(logs []float64, level float64) []bool {
+	order := make([]int, len(logs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(logs[b], logs[a]) })
+	picked := make([]bool, len(logs))
+	for k := len(order); k > 0; k-- {
+		if logs[order[k-1]] < math.Log(float64(len(logs))/(level*float64(k))) {
+			continue
+		}
+		for _, i := range order[:k] {
+			picked[i] = true
+		}
+		break
+	}
+	return picked
+}
