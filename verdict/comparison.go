@@ -1,13 +1,16 @@
 package verdict
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	pairv1 "darklaunch/api/pair/v1"
 	"darklaunch/verdict/join"
 	"darklaunch/verdict/judge"
+	"darklaunch/verdict/noise"
 )
 
 // comparison is one experiment that is judged. The server's loop owns it.
@@ -18,13 +21,15 @@ type comparison struct {
 
 	mirrors *join.Experiment
 	watch   *judge.Watch
+	ledger  *noise.Ledger
 	roles   map[judge.Role]bool
-	version string
 	counts  map[string]*routeCounts
 
 	last      time.Time // when something came
 	evaluated time.Time // start of the window that was last when it was judged
+	begun     time.Time // start of the judgement's first window
 	document  *judge.Document
+	previous  *judge.Document // what the judgement before came to
 	changes   []Change
 	told      uint64 // number of the last change that was told
 }
@@ -61,8 +66,27 @@ func newComparison(key, name string, cfg *Config) *comparison {
 // renew begins the judgement anew; mirrors go on where they are.
 func (c *comparison) renew() {
 	c.watch = judge.NewWatch(c.judged(), c.cfg.Judge)
-	c.document, c.evaluated = nil, time.Time{}
+	c.ledger = c.newLedger()
+	c.document, c.previous = nil, nil
+	c.evaluated, c.begun = time.Time{}, time.Time{}
 }
+
+// follow begins the next judgement; what this one came to stands until then.
+func (c *comparison) follow() {
+	came := c.document
+	c.renew()
+	c.previous = came
+}
+
+// standing is the verdict that holds: the last one that is one.
+func (c *comparison) standing() *judge.Document {
+	if c.previous != nil && (c.document == nil || !isFinal(c.document)) {
+		return c.previous
+	}
+	return c.document
+}
+
+func isFinal(d *judge.Document) bool { return d.State == judge.Decided || d.State == judge.Expired }
 
 // judged is what the judge is told beside the windows.
 func (c *comparison) judged() judge.Comparison {
@@ -108,7 +132,17 @@ func (c *comparison) again() error {
 	if err != nil {
 		return err
 	}
-	c.watch = w
+	ledger, err := c.ledger.Save()
+	if err != nil {
+		return err
+	}
+	l, err := noise.Restore(c.noiseConfig(), ledger)
+	if errors.Is(err, noise.ErrSaved) { // it was of pairs without a control, which compare otherwise
+		l = c.newLedger()
+	} else if err != nil {
+		return err
+	}
+	c.watch, c.ledger = w, l
 	return nil
 }
 
@@ -116,10 +150,19 @@ func (c *comparison) again() error {
 // look at.
 func (c *comparison) take() (look bool) {
 	w := c.mirrors.Take()
+	if c.begun.IsZero() {
+		c.begun = w.Start
+	} else if !c.cfg.Once && w.Start.Sub(c.begun) >= cmp.Or(c.cfg.Judge.MaxDuration, time.Hour) && c.document != nil {
+		c.follow()
+		c.begun = w.Start
+	}
 	for name, r := range w.Routes {
 		c.count(name, &r)
 	}
 	ended := c.watch.Add(w)
+	if ended {
+		c.ledger.EndBlock()
+	}
 	if ended || c.document == nil || w.Start.Sub(c.evaluated) >= c.cfg.Look {
 		c.evaluated = w.Start
 		return true
@@ -144,18 +187,19 @@ var pairResults = [...]string{"same", "shadow_only", "control_only", "both", "un
 
 // evaluate looks at what there is and returns the change, if it is one.
 func (c *comparison) evaluate(at time.Time) (change Change, changed bool) {
-	c.document = c.watch.Document(c.findings(), at)
+	c.document = c.watch.Document(c.findings(at), at)
 	was, number := "", uint64(1)
 	if n := len(c.changes); n > 0 {
 		was, number = c.changes[n-1].State, c.changes[n-1].Number+1
 	}
-	now := stateOf(c.document)
+	d := c.standing()
+	now := stateOf(d)
 	if was == now {
 		return Change{}, false
 	}
 	change = Change{
-		Comparison: c.name, Number: number, At: at, Was: was, State: now, Verdict: c.document.Verdict,
-		Reasons: c.document.Reasons[:min(len(c.document.Reasons), maxReasons)],
+		Comparison: c.name, Number: number, At: at, Was: was, State: now, Verdict: d.Verdict,
+		Reasons: d.Reasons[:min(len(d.Reasons), maxReasons)],
 	}
 	c.changes = append(c.changes, change)
 	if len(c.changes) > maxChanges {
@@ -190,29 +234,40 @@ type comparisonState struct {
 	Key, Name string
 	Mirrors   []byte
 	Watch     []byte
+	Ledger    []byte
+	Previous  *judge.Document
 	Roles     map[judge.Role]bool
 	Counts    map[string]*routeCounts
 	Last      time.Time
 	Evaluated time.Time
+	Begun     time.Time
 	Changes   []Change
 	Told      uint64
 }
 
 func (c *comparison) state() (s comparisonState, err error) {
-	s = comparisonState{Key: c.key, Name: c.name, Roles: c.roles, Counts: c.counts, Last: c.last, Evaluated: c.evaluated, Changes: c.changes, Told: c.told}
+	s = comparisonState{Key: c.key, Name: c.name, Roles: c.roles, Counts: c.counts, Last: c.last, Evaluated: c.evaluated,
+		Begun: c.begun, Previous: c.previous, Changes: c.changes, Told: c.told}
 	if s.Mirrors, err = c.mirrors.MarshalBinary(); err != nil {
 		return s, err
 	}
-	s.Watch, err = c.watch.MarshalBinary()
+	if s.Watch, err = c.watch.MarshalBinary(); err != nil {
+		return s, err
+	}
+	s.Ledger, err = c.ledger.Save()
 	return s, err
 }
 
 func restoreComparison(s comparisonState, cfg *Config) (c *comparison, err error) {
-	c = &comparison{key: s.Key, name: s.Name, cfg: cfg, roles: s.Roles, counts: s.Counts, last: s.Last, evaluated: s.Evaluated, changes: s.Changes, told: s.Told}
+	c = &comparison{key: s.Key, name: s.Name, cfg: cfg, roles: s.Roles, counts: s.Counts, last: s.Last, evaluated: s.Evaluated,
+		begun: s.Begun, previous: s.Previous, changes: s.Changes, told: s.Told}
 	if c.mirrors, err = join.Restore(cfg.Join, s.Mirrors); err != nil {
 		return nil, fmt.Errorf("comparison %s: %w", s.Name, err)
 	}
 	if c.watch, err = judge.RestoreWatch(c.judged(), cfg.Judge, s.Watch); err != nil {
+		return nil, fmt.Errorf("comparison %s: %w", s.Name, err)
+	}
+	if c.ledger, err = noise.Restore(c.noiseConfig(), s.Ledger); err != nil {
 		return nil, fmt.Errorf("comparison %s: %w", s.Name, err)
 	}
 	return c, nil

@@ -40,10 +40,12 @@ import (
 
 	pairv1 "darklaunch/api/pair/v1"
 	"darklaunch/internal/pairstream"
+	"darklaunch/verdict/compare"
 	"darklaunch/verdict/intake"
 	"darklaunch/verdict/join"
 	"darklaunch/verdict/journal"
 	"darklaunch/verdict/judge"
+	"darklaunch/verdict/noise"
 )
 
 // Config describes a server. The zero value is the default.
@@ -54,6 +56,14 @@ type Config struct {
 	Join join.Config
 	// Intake bounds the streams. Its Compare, Full and Log are the server's.
 	Intake intake.Config
+	// Rules say what need not be equal in answers. Nil means nothing.
+	Rules *compare.Rules
+	// Descriptors name the fields of gRPC messages; see compare.Config.
+	Descriptors compare.Descriptors
+	// Noise bounds what is kept of fields. Its Control and Rules are the server's.
+	Noise noise.Config
+	// Command shows a request as a line for a shell. Nil shows none.
+	Command func(*pairv1.Request) string
 	// State is a directory that keeps what is known. Empty keeps nothing.
 	State string
 	// Retention is how long a comparison is kept to which nothing comes, and a
@@ -61,6 +71,10 @@ type Config struct {
 	Retention time.Duration
 	// Webhook is told of changes, by POST. Empty tells nobody.
 	Webhook string
+	// Once ends a comparison with its verdict. Otherwise, as what was fast may become
+	// slow, a judgement whose time is over is followed by the next, and what it came to
+	// stands until that one is decided.
+	Once bool
 	// Inconclusive is what the gate answers at the end of a judgement that came to
 	// nothing: judge.Pass, judge.Fail, or "not yet" for anything else.
 	Inconclusive judge.Verdict
@@ -89,14 +103,15 @@ func (c Config) withDefaults() Config {
 // Server is a verdict that is served. Make it with New; its methods are safe for
 // concurrent use.
 type Server struct {
-	cfg     Config
-	log     *slog.Logger
-	metrics *serverMetrics
-	intake  *intake.Intake
-	hook    *webhook // nil without one
-	orders  chan func()
-	stopped chan struct{} // closed when the loop has ended
-	events  events
+	cfg      Config
+	log      *slog.Logger
+	metrics  *serverMetrics
+	intake   *intake.Intake
+	hook     *webhook // nil without one
+	comparer *compare.Comparer
+	orders   chan func()
+	stopped  chan struct{} // closed when the loop has ended
+	events   events
 
 	published atomic.Pointer[map[string]*Published]
 	full      atomic.Bool // memory is short: pairs are shed
@@ -112,13 +127,16 @@ type Server struct {
 
 // Published is what is known of a comparison, as of the last look. Nobody changes it.
 type Published struct {
-	Name     string
-	State    string
-	Document *judge.Document
-	Changes  []Change // oldest first
-	Mirrors  []join.Mirror
-	Counts   join.Counts
-	pairs    map[string]routeCounts
+	Name string
+	// State is among warming, collecting, pass, fail and inconclusive.
+	State string
+	// Document is the verdict that stands, and Running the one that is being reached:
+	// the same, unless a judgement follows another. Nil before the first look.
+	Document, Running *judge.Document
+	Changes           []Change // oldest first
+	Mirrors           []join.Mirror
+	Counts            join.Counts
+	pairs             map[string]routeCounts
 }
 
 // ErrStopped is returned by what the server can do no more.
@@ -130,6 +148,7 @@ func New(cfg Config, reg prometheus.Registerer) (*Server, error) {
 	cfg = cfg.withDefaults()
 	s := &Server{
 		cfg: cfg, log: cfg.Log, orders: make(chan func()), stopped: make(chan struct{}),
+		comparer:    compare.New(compare.Config{Rules: cfg.Rules, Descriptors: cfg.Descriptors}),
 		comparisons: map[string]*comparison{}, mirrors: map[string]*comparison{},
 	}
 	s.published.Store(&map[string]*Published{})
@@ -502,8 +521,13 @@ func (s *Server) window(e entry, w *pairv1.Window) error {
 		return join.ErrUnknown
 	}
 	c.last = e.at
-	c.seen(w)
-	return c.mirrors.Window(e.who, e.sequence, w, e.at)
+	if err := c.mirrors.Window(e.who, e.sequence, w, e.at); err != nil {
+		return err
+	}
+	for _, r := range w.GetRoutes() {
+		c.ledger.Window(r)
+	}
+	return nil
 }
 
 func (s *Server) shed(e entry) {
@@ -560,11 +584,11 @@ func (s *Server) take(c *comparison, at time.Time) {
 // publish shows what is known of a comparison.
 func (s *Server) publish(c *comparison) {
 	p := &Published{
-		Name: c.name, State: string(judge.Warming), Document: c.document, Changes: slices.Clone(c.changes),
+		Name: c.name, State: string(judge.Warming), Document: c.standing(), Running: c.document, Changes: slices.Clone(c.changes),
 		Mirrors: c.mirrors.Mirrors(), Counts: c.mirrors.Counts(), pairs: make(map[string]routeCounts, len(c.counts)),
 	}
-	if c.document != nil {
-		p.State = stateOf(c.document)
+	if p.Document != nil {
+		p.State = stateOf(p.Document)
 	}
 	for route, n := range c.counts {
 		p.pairs[route] = *n

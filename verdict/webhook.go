@@ -18,7 +18,7 @@ type webhook struct {
 	url     string
 	client  *http.Client
 	log     *slog.Logger
-	metrics *metrics
+	metrics *serverMetrics
 	queue   chan Change
 	told    func(Change) // called when a change was told, or given up
 	pause   time.Duration
@@ -31,7 +31,7 @@ const (
 	hookPause   = time.Second // and twice that, and four times
 )
 
-func newWebhook(url string, log *slog.Logger, m *metrics, told func(Change)) *webhook {
+func newWebhook(url string, log *slog.Logger, m *serverMetrics, told func(Change)) *webhook {
 	return &webhook{
 		url: url, log: log, metrics: m, told: told, queue: make(chan Change, hookQueue), pause: hookPause,
 		client: &http.Client{
