@@ -1,11 +1,14 @@
 package verdict
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"darklaunch/verdict/judge"
 )
@@ -64,4 +67,113 @@ func TestVerdicts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// copyDir is what kill -9 leaves: all that was written, and nothing that was not.
+func copyDir(t *testing.T, from string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// known is what must be the same after a restart.
+func known(p *Published) map[string]any {
+	var d, running judge.Document
+	if p.Document != nil {
+		d, running = *p.Document, *p.Running
+		d.JudgedAt, running.JudgedAt = time.Time{}, time.Time{}
+	}
+	mirrors := slices.Clone(p.Mirrors)
+	for i := range mirrors {
+		mirrors[i].Connected, mirrors[i].Clock = false, 0
+	}
+	return map[string]any{"state": p.State, "document": d, "running": running, "changes": p.Changes, "counts": p.Counts, "pairs": p.pairs, "mirrors": mirrors}
+}
+
+// look returns what is known now, and not at the last look.
+func (r *rig) look(name string) *Published {
+	r.t.Helper()
+	if err := r.order(func() {
+		for _, c := range r.comparisons {
+			if c.document != nil {
+				c.evaluate(time.Now())
+			}
+			r.publish(c)
+		}
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	return r.Comparison(name)
+}
+
+// sum adds up the pairs of all routes, by result.
+func sum(pairs map[string]routeCounts) map[string]uint64 {
+	all := map[string]uint64{}
+	for _, n := range pairs {
+		for i, result := range pairResults {
+			all[result] += n[i]
+		}
+	}
+	return all
+}
+
+// TestKilled kills the server again and again, at moments that mean nothing to it:
+// what it knows after each start is what it knew, and it ends where one ends that was
+// never killed.
+func TestKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		route := fakeRoute{name: "GET /x", pairs: 20, wrong: 0.05, noisy: 0.05}
+		cfg := quick()
+		cfg.Judge.MinDuration, cfg.Judge.WarmUp, cfg.Judge.WarmUpShare = 2*time.Minute, -1, -1
+		cfg.State = t.TempDir()
+		whole := newRig(t, cfg) // the same traffic goes to it, and it is never killed
+		other := cfg
+		other.State = t.TempDir()
+		killed := newRig(t, other)
+		a, b := newFakeMirror(t, "m1", 7, route), newFakeMirror(t, "m1", 7, route)
+		a.connect(whole)
+		b.connect(killed)
+		for i, run := range []time.Duration{400 * time.Millisecond, 7300 * time.Millisecond, 61 * time.Second, 10 * time.Second, 95500 * time.Millisecond, 200 * time.Second} {
+			pass(run)
+			before := killed.look("s1")
+			dir := copyDir(t, other.State)
+			// The network breaks with the process.
+			b.disconnect()
+			killed.close()
+			other.State = dir
+			killed = newRig(t, other)
+			synctest.Wait()
+			after := killed.Comparison("s1")
+			if before == nil || after == nil {
+				t.Fatalf("restart %d: got %v after %v", i, after, before)
+			}
+			if diff := cmp.Diff(known(before), known(after)); diff != "" {
+				t.Fatalf("restart %d (-before +after):\n%s", i, diff)
+			}
+			b.connect(killed)
+		}
+		pass(4 * time.Minute)
+		got, want := killed.Comparison("s1"), whole.Comparison("s1")
+		if got.State != "fail" || want.State != "fail" {
+			t.Errorf("got %s and %s, want fail of both", got.State, want.State)
+		}
+		// A mirror that comes back begins a second anew, so that one may be missing of
+		// each time, and one at the end.
+		restarts := uint64(6)
+		for result, n := range sum(want.pairs) {
+			if have := sum(got.pairs)[result]; result == "same" && (have > n || have+20*(restarts+1) < n) {
+				t.Errorf("got %d pairs, want %d or a little less", have, n)
+			}
+		}
+		if got.Counts.Lost != 0 || got.Counts.Late != 0 {
+			t.Errorf("got %+v, want nothing lost", got.Counts)
+		}
+		a.disconnect()
+		b.disconnect()
+		whole.close()
+		killed.close()
+	})
 }
