@@ -69,10 +69,22 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// stateDir is a directory in memory, where there are such: a state is synced each
+// second, and seconds pass quickly here.
+func stateDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "darklaunch-verdict-*")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // copyDir is what kill -9 leaves: all that was written, and nothing that was not.
 func copyDir(t *testing.T, from string) string {
 	t.Helper()
-	to := t.TempDir()
+	to := stateDir(t)
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
@@ -128,10 +140,10 @@ func TestKilled(t *testing.T) {
 		route := fakeRoute{name: "GET /x", pairs: 20, wrong: 0.05, noisy: 0.05}
 		cfg := quick()
 		cfg.Judge.MinDuration, cfg.Judge.WarmUp, cfg.Judge.WarmUpShare = 2*time.Minute, -1, -1
-		cfg.State = t.TempDir()
+		cfg.State = stateDir(t)
 		whole := newRig(t, cfg) // the same traffic goes to it, and it is never killed
 		other := cfg
-		other.State = t.TempDir()
+		other.State = stateDir(t)
 		killed := newRig(t, other)
 		a, b := newFakeMirror(t, "m1", 7, route), newFakeMirror(t, "m1", 7, route)
 		a.connect(whole)
