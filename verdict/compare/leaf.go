@@ -140,7 +140,7 @@ func showTo(b *strings.Builder, v any, depth int) {
 		}
 		b.WriteString(v)
 	case octets:
-		if text := string(v[:min(len(v), 2*MaxShown)]); utf8.ValidString(text) {
+		if text := string(v[:min(len(v), 2*MaxShown)]); printable(text) {
 			b.WriteString(text)
 		} else {
 			fmt.Fprintf(b, "%x", text)

@@ -20,7 +20,8 @@ import (
 //	json:$.a.b[*].c    in JSON: .NAME or ['NAME'] is a member, [*] each element
 //	form:NAME[*]       in a form; each field has a list of values
 //	proto:a.b.c        in gRPC messages: fields by name, or by number where there is
-//	                   no descriptor; lists and streams are not written
+//	                   no descriptor; lists and streams are not written, and
+//	                   proto: alone is the stream
 //
 // .* stands for every member (in proto, a map's). Where a rule has .* and does
 // not name a member, that member's name is taken for data and its path written
@@ -72,14 +73,14 @@ func ParsePath(text string) (Path, error) {
 	}
 	kind, arg, ok := strings.Cut(text, ":")
 	switch {
-	case !ok || arg == "":
-	case kind == "header", kind == "trailer":
+	case !ok:
+	case (kind == "header" || kind == "trailer") && arg != "":
 		return Path{place: kind + ":" + strings.ToLower(arg)}, nil
-	case kind == "json" && arg[0] == '$':
+	case kind == "json" && strings.HasPrefix(arg, "$"):
 		steps, err := parseSteps(arg[1:])
 		return Path{placeJSON, steps}, err
 	case kind == "form", kind == "proto":
-		if arg[0] != '[' {
+		if arg != "" && arg[0] != '[' {
 			arg = "." + arg
 		}
 		steps, err := parseSteps(arg)

@@ -99,7 +99,7 @@ func addField(out map[string]any, f protoreflect.FieldDescriptor, number protowi
 	if err != nil {
 		return err
 	}
-	if !f.IsList() && !f.HasPresence() && zero(v) {
+	if !f.IsList() && !f.HasPresence() && zero(f, v) {
 		delete(out, name) // as good as absent
 		return nil
 	}
@@ -206,10 +206,7 @@ func knownVarint(f protoreflect.FieldDescriptor, n uint64) any {
 	case protoreflect.BoolKind:
 		return n != 0
 	case protoreflect.EnumKind:
-		if v := f.Enum().Values().ByNumber(protoreflect.EnumNumber(int32(n))); v != nil && n != 0 {
-			return string(v.Name())
-		}
-		return signed(int64(int32(n)))
+		return enumName(f, protoreflect.EnumNumber(int32(n)))
 	case protoreflect.Sint32Kind, protoreflect.Sint64Kind:
 		return signed(protowire.DecodeZigZag(n))
 	case protoreflect.Int32Kind:
@@ -220,13 +217,21 @@ func knownVarint(f protoreflect.FieldDescriptor, n uint64) any {
 	return unsigned(n)
 }
 
+// enumName is a value's name, or its number as a text if it has none.
+func enumName(f protoreflect.FieldDescriptor, n protoreflect.EnumNumber) string {
+	if v := f.Enum().Values().ByNumber(n); v != nil {
+		return string(v.Name())
+	}
+	return strconv.Itoa(int(n))
+}
+
 // zero reports whether v is the value of a field that is not there.
-func zero(v any) bool {
+func zero(f protoreflect.FieldDescriptor, v any) bool {
 	switch v := v.(type) {
 	case bool:
 		return !v
 	case string:
-		return v == ""
+		return v == "" || f.Enum() != nil && v == enumName(f, 0)
 	case octets:
 		return v == ""
 	case json.Number:
@@ -263,16 +268,18 @@ func wireValue(wire protowire.Type, number protowire.Number, b []byte, depth int
 	}
 	content, _ := protowire.ConsumeBytes(b)
 	text := string(content)
-	if utf8.ValidString(text) && strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) && !unicode.IsSpace(r) }) < 0 {
+	if printable(text) {
 		return text, nil
 	}
 	if m, err := readMessage(content, nil, depth+1); err == nil {
 		return m, nil
 	}
-	if utf8.ValidString(text) {
-		return text, nil
-	}
 	return octets(text), nil
+}
+
+// printable reports whether text is one that people write.
+func printable(text string) bool {
+	return utf8.ValidString(text) && strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) && !unicode.IsSpace(r) }) < 0
 }
 
 // recordedProto reads what a record makes of messages, and names fields by d.
