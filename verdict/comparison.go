@@ -28,6 +28,7 @@ type comparison struct {
 	last      time.Time // when something came
 	evaluated time.Time // start of the window that was last when it was judged
 	begun     time.Time // start of the judgement's first window
+	block     time.Time // when the ledger's last block ended
 	document  *judge.Document
 	previous  *judge.Document // what the judgement before came to
 	changes   []Change
@@ -68,7 +69,7 @@ func (c *comparison) renew() {
 	c.watch = judge.NewWatch(c.judged(), c.cfg.Judge)
 	c.ledger = c.newLedger()
 	c.document, c.previous = nil, nil
-	c.evaluated, c.begun = time.Time{}, time.Time{}
+	c.evaluated, c.begun, c.block = time.Time{}, time.Time{}, time.Time{}
 }
 
 // follow begins the next judgement; what this one came to stands until then.
@@ -156,12 +157,16 @@ func (c *comparison) take() (look bool) {
 		c.follow()
 		c.begun = w.Start
 	}
+	if c.block.IsZero() {
+		c.block = w.Start
+	}
 	for name, r := range w.Routes {
 		c.count(name, &r)
 	}
 	ended := c.watch.Add(w)
-	if ended {
+	if w.Start.Add(w.Length).Sub(c.block) >= c.cfg.NoiseBlock {
 		c.ledger.EndBlock()
+		c.block = w.Start.Add(w.Length)
 	}
 	if ended || c.document == nil || w.Start.Sub(c.evaluated) >= c.cfg.Look {
 		c.evaluated = w.Start
@@ -241,13 +246,14 @@ type comparisonState struct {
 	Last      time.Time
 	Evaluated time.Time
 	Begun     time.Time
+	Block     time.Time
 	Changes   []Change
 	Told      uint64
 }
 
 func (c *comparison) state() (s comparisonState, err error) {
 	s = comparisonState{Key: c.key, Name: c.name, Roles: c.roles, Counts: c.counts, Last: c.last, Evaluated: c.evaluated,
-		Begun: c.begun, Previous: c.previous, Changes: c.changes, Told: c.told}
+		Begun: c.begun, Block: c.block, Previous: c.previous, Changes: c.changes, Told: c.told}
 	if s.Mirrors, err = c.mirrors.MarshalBinary(); err != nil {
 		return s, err
 	}
@@ -260,7 +266,7 @@ func (c *comparison) state() (s comparisonState, err error) {
 
 func restoreComparison(s comparisonState, cfg *Config) (c *comparison, err error) {
 	c = &comparison{key: s.Key, name: s.Name, cfg: cfg, roles: s.Roles, counts: s.Counts, last: s.Last, evaluated: s.Evaluated,
-		begun: s.Begun, previous: s.Previous, changes: s.Changes, told: s.Told}
+		begun: s.Begun, block: s.Block, previous: s.Previous, changes: s.Changes, told: s.Told}
 	if c.mirrors, err = join.Restore(cfg.Join, s.Mirrors); err != nil {
 		return nil, fmt.Errorf("comparison %s: %w", s.Name, err)
 	}

@@ -62,6 +62,9 @@ type Config struct {
 	Descriptors compare.Descriptors
 	// Noise bounds what is kept of fields. Its Control and Rules are the server's.
 	Noise noise.Config
+	// NoiseBlock is how long the differences are gathered that are one piece of evidence
+	// of a field: longer than bursts of noise last. Zero means 30s.
+	NoiseBlock time.Duration
 	// Command shows a request as a line for a shell. Nil shows none.
 	Command func(*pairv1.Request) string
 	// State is a directory that keeps what is known. Empty keeps nothing.
@@ -93,6 +96,7 @@ func (c Config) withDefaults() Config {
 	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
 	c.MaxComparisons = cmp.Or(c.MaxComparisons, 8)
 	c.MaxMemory = cmp.Or(c.MaxMemory, 256<<20)
+	c.NoiseBlock = cmp.Or(c.NoiseBlock, 30*time.Second)
 	c.Look = cmp.Or(c.Look, 10*time.Second)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

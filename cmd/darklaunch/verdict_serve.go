@@ -64,6 +64,7 @@ type verdictSettings struct {
 	Grace          time.Duration `yaml:"grace"`
 	Once           bool          `yaml:"once"`
 	OnInconclusive string        `yaml:"on-inconclusive"`
+	NoiseBlock     time.Duration `yaml:"noise-block"`
 	Differences    string        `yaml:"differences"`
 	Limits         serveLimits   `yaml:"bounds"`
 	Judge          judgeSettings `yaml:",inline"`
@@ -228,7 +229,7 @@ func (s *verdictSettings) serverConfig() (verdict.Config, error) {
 	}
 	cfg := verdict.Config{
 		Judge: s.Judge.config(), State: s.State, Retention: s.Retention, Webhook: s.Webhook, Once: s.Once,
-		Inconclusive: judge.Verdict(s.OnInconclusive), MaxComparisons: s.Limits.Comparisons, MaxMemory: int(s.Memory),
+		NoiseBlock: s.NoiseBlock, Inconclusive: judge.Verdict(s.OnInconclusive), MaxComparisons: s.Limits.Comparisons, MaxMemory: int(s.Memory),
 		Join: join.Config{Window: s.Window, Grace: s.Grace, MaxRoutes: s.Limits.Routes, MaxMirrors: s.Limits.Streams, MaxUsers: s.Limits.Users},
 	}
 	cfg.Intake.Token, cfg.Intake.MaxStreams = token, s.Limits.Streams
