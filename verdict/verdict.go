@@ -424,6 +424,7 @@ func (s *Server) close() error {
 
 // take1 takes an event: into the journal, and then into account.
 func (s *Server) take1(e intake.Event) {
+	defer e.Done()
 	in := entry{at: e.At, who: e.Mirror, sequence: e.Sequence, body: e.Raw}
 	switch e.Kind {
 	case intake.Began:
@@ -440,10 +441,13 @@ func (s *Server) take1(e intake.Event) {
 		in.kind = window
 		s.write(in)
 		s.discarded(s.window(in, e.Window))
-	case intake.Pair:
+	case intake.Pairs:
 		in.kind = pair
-		s.write(in)
-		s.discarded(s.pair(in, e.Pair))
+		for _, p := range e.Pairs {
+			in.sequence, in.body = p.Sequence, p.Raw
+			s.write(in)
+			s.discarded(s.pair(in, p.Compared))
+		}
 	case intake.Shed:
 		in.kind, in.body = shed, binary.AppendUvarint(nil, e.N)
 		s.write(in)

@@ -24,9 +24,8 @@ const MaxDecoded = 16 << 20
 // Decode decodes what Raw returned. ErrTooLarge: it would take more than about
 // MaxDecoded bytes of memory; it has not been decoded.
 func Decode(raw []byte) (*pairv1.Record, error) {
-	record := new(pairv1.Record)
 	if len(raw) > MaxDecoded/128 { // what is shorter can't grow so large
-		cost, err := weigh(raw, record.ProtoReflect().Descriptor())
+		cost, err := Cost(raw)
 		if err != nil {
 			return nil, err
 		}
@@ -34,13 +33,21 @@ func Decode(raw []byte) (*pairv1.Record, error) {
 			return nil, fmt.Errorf("about %d bytes when decoded: %w", cost, ErrTooLarge)
 		}
 	}
+	record := new(pairv1.Record)
 	if err := proto.Unmarshal(raw, record); err != nil {
 		return nil, err
 	}
 	return record, nil
 }
 
-// weigh estimates, from above, the memory that a message takes when decoded. It
+// Cost estimates, from above, how many bytes of memory what Raw returned takes when
+// it is decoded; of what takes more than MaxDecoded it says no more than that. An
+// error means that it can't be decoded.
+func Cost(raw []byte) (int, error) {
+	return weigh(raw, (*pairv1.Record)(nil).ProtoReflect().Descriptor())
+}
+
+// weigh is Cost of any message. It
 // goes as deep as the messages are declared, which contain none of themselves.
 func weigh(raw []byte, d protoreflect.MessageDescriptor) (int, error) {
 	cost := 64 + 24*d.Fields().Len() // its struct: few fields take more than a slice's header

@@ -108,6 +108,10 @@ func (r *Reader) Raw() ([]byte, error) {
 	return raw, err
 }
 
+// Buffered is how many bytes there are already of what comes next: 0 if the next
+// call may have to wait.
+func (r *Reader) Buffered() int { return r.r.Buffered() }
+
 func (r *Reader) raw() ([]byte, error) {
 	if !r.begun {
 		if err := r.magic(); err != nil {

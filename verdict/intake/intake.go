@@ -73,7 +73,7 @@ type Kind int
 const (
 	Began  Kind = iota // Header; Reply must be called
 	Window             // Window, with Raw
-	Pair               // Pair
+	Pairs              // Pairs
 	Shed               // N records up to Sequence were not looked at
 	Ended              // nothing more comes of this stream
 )
@@ -88,11 +88,26 @@ type Event struct {
 	Sequence uint64
 	Header   *pairv1.Header
 	Window   *pairv1.Window
-	Raw      []byte // the window's or pair's record as it came
-	Pair     any    // what Config.Compare made of it
+	Raw      []byte // the window's record as it came
+	Pairs    []Pair
 	N        uint64
 
 	reply chan error
+	large chan struct{} // is held by a large window until Done
+}
+
+// Pair is one of those that came together.
+type Pair struct {
+	Sequence uint64
+	Raw      []byte // the record as it came
+	Compared any    // what Config.Compare made of it
+}
+
+// Done tells that nothing of the event is needed any more. It must be called.
+func (e *Event) Done() {
+	if e.large != nil {
+		<-e.large
+	}
 }
 
 // Reply lets a stream that began go on, or cuts it off with err.
@@ -115,6 +130,7 @@ const (
 	shedRate   = "rate"   // more than Config allows in a second
 	shedQueue  = "queue"  // who takes the events is behind
 	shedMemory = "memory" // Config.Full said so
+	shedLarge  = "large"  // it would take more than 2 MiB of memory
 )
 
 // Intake reads streams. Its methods are safe for concurrent use.
@@ -123,7 +139,7 @@ type Intake struct {
 	events  chan Event
 	budget  budget
 	metrics *metrics
-	large   chan struct{} // of one: held while a large record is decoded
+	large   chan struct{} // of one: held from when a large window is decoded until it is done with
 
 	mu      sync.Mutex // guards the rest
 	streams int
@@ -135,13 +151,16 @@ type stream struct {
 	in       *Intake
 	conn     net.Conn
 	mirror   string
-	shed     uint64 // records since the last event, and
+	pairs    []Pair // since the last event, and
+	bytes    int    // of them
+	shed     uint64 // records since the last event, after those pairs, and
 	sequence uint64 // the last of them
 	ended    chan struct{}
 	replaced bool // guarded by in.mu
 }
 
-// queue is how many events may wait: a window of each stream, about.
+// queue is how many events may wait: a window of each stream, about, or so many times
+// mostPairs.
 const queue = 32
 
 // New returns an intake; metrics are registered with reg.
@@ -233,6 +252,9 @@ func (s *stream) serve(ctx context.Context, r *bufio.Reader) error {
 		return err
 	}
 	err = s.records(ctx, records)
+	if tell := s.flush(ctx); err == io.EOF {
+		err = cmp.Or(tell, err)
+	}
 	in.drop(s)
 	// Its end must be known whatever ended it; who takes the events outlives ctx.
 	in.events <- Event{Kind: Ended, Mirror: s.mirror, At: time.Now()}
@@ -333,9 +355,20 @@ func (in *Intake) drop(s *stream) {
 	}
 }
 
+// Pairs that come together are handed on together, as many as these.
+const (
+	mostPairs     = 64
+	mostPairBytes = 256 << 10
+)
+
 // records hands on what comes after the header. io.EOF: the mirror has ended.
 func (s *stream) records(ctx context.Context, records *pairstream.Reader) error {
 	for {
+		if records.Buffered() == 0 || len(s.pairs) >= mostPairs || s.bytes >= mostPairBytes {
+			if err := s.flush(ctx); err != nil {
+				return err
+			}
+		}
 		s.extend()
 		raw, err := records.Raw()
 		if err != nil {
@@ -370,78 +403,108 @@ func (s *stream) send(ctx context.Context, e Event) error {
 	}
 }
 
+// largeCost is from where on a record is large: as many of smaller ones as the queue
+// holds may be in memory at a time, and one of those.
+const largeCost = 2 << 20
+
 func (s *stream) window(ctx context.Context, sequence uint64, raw []byte) error {
-	record, err := s.decode(raw)
+	if err := s.flush(ctx); err != nil {
+		return err
+	}
+	e := Event{Kind: Window, Mirror: s.mirror, Sequence: sequence}
+	cost, err := pairstream.Cost(raw)
 	if err != nil {
 		return err
 	}
-	w := record.GetWindow()
-	if err := join.Check(w); err != nil {
-		return err
+	if cost > largeCost {
+		e.large = s.in.large
+		select {
+		case e.large <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	s.in.metrics.windows.Inc()
-	if err := s.tellShed(ctx); err != nil {
-		return err
+	record, err := pairstream.Decode(raw)
+	if err == nil {
+		err = join.Check(record.GetWindow())
 	}
-	return s.send(ctx, Event{Kind: Window, Mirror: s.mirror, At: time.Now(), Sequence: sequence, Window: w, Raw: bytes.Clone(raw)})
-}
-
-// decode decodes a record; of large ones, one at a time.
-func (s *stream) decode(raw []byte) (*pairv1.Record, error) {
-	if len(raw) > 1<<20 {
-		s.in.large <- struct{}{}
-		defer func() { <-s.in.large }()
+	if err == nil {
+		s.in.metrics.windows.Inc()
+		e.At, e.Window, e.Raw = time.Now(), record.GetWindow(), bytes.Clone(raw)
+		err = s.send(ctx, e)
 	}
-	return pairstream.Decode(raw)
+	if err != nil {
+		e.Done()
+	}
+	return err
 }
 
 func (s *stream) pair(ctx context.Context, sequence uint64, raw []byte) error {
 	in := s.in
+	reason := ""
 	switch {
+	case len(raw) > largeCost/128 && s.large(raw):
+		reason = shedLarge
 	case in.cfg.Full():
-		in.metrics.shed.WithLabelValues(shedMemory).Inc()
-		s.skip(sequence)
-		return nil
-	case !in.budget.take(len(raw), time.Now()):
-		in.metrics.shed.WithLabelValues(shedRate).Inc()
-		s.skip(sequence)
-		return nil
+		reason = shedMemory
 	case len(in.events) == cap(in.events):
-		in.metrics.shed.WithLabelValues(shedQueue).Inc()
+		reason = shedQueue
+	case !in.budget.take(len(raw), time.Now()):
+		reason = shedRate
+	}
+	if reason != "" {
+		in.metrics.shed.WithLabelValues(reason).Inc()
 		s.skip(sequence)
 		return nil
 	}
-	record, err := s.decode(raw)
+	if s.shed > 0 {
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+	}
+	record, err := pairstream.Decode(raw)
 	if err != nil {
 		return err
 	}
 	if err := checkPair(record.GetPair()); err != nil {
 		return err
 	}
-	e := Event{Kind: Pair, Mirror: s.mirror, At: time.Now(), Sequence: sequence, Raw: bytes.Clone(raw)}
+	p := Pair{Sequence: sequence, Raw: bytes.Clone(raw)}
 	if in.cfg.Compare != nil {
-		if e.Pair, err = in.cfg.Compare(record.GetPair()); err != nil {
+		if p.Compared, err = in.cfg.Compare(record.GetPair()); err != nil {
 			return err
 		}
 	}
 	in.metrics.pairs.Inc()
-	if err := s.tellShed(ctx); err != nil {
-		return err
-	}
-	return s.send(ctx, e)
+	s.pairs, s.bytes = append(s.pairs, p), s.bytes+len(raw)
+	return nil
+}
+
+// large reports whether a pair would take more memory than all streams may take at
+// a time: a mirror keeps a few ten KiB of each answer.
+func (s *stream) large(raw []byte) bool {
+	cost, err := pairstream.Cost(raw)
+	return err == nil && cost > largeCost
 }
 
 // skip notes a record that is not looked at.
 func (s *stream) skip(sequence uint64) { s.shed, s.sequence = s.shed+1, sequence }
 
-// tellShed tells of the records that were skipped before the one at hand.
-func (s *stream) tellShed(ctx context.Context) error {
-	if s.shed == 0 {
-		return nil
+// flush hands on the pairs that came, and tells of what was skipped after them.
+func (s *stream) flush(ctx context.Context) error {
+	if len(s.pairs) > 0 {
+		e := Event{Kind: Pairs, Mirror: s.mirror, At: time.Now(), Pairs: s.pairs}
+		s.pairs, s.bytes = nil, 0
+		if err := s.send(ctx, e); err != nil {
+			return err
+		}
 	}
-	e := Event{Kind: Shed, Mirror: s.mirror, At: time.Now(), Sequence: s.sequence, N: s.shed}
-	s.shed = 0
-	return s.send(ctx, e)
+	if s.shed > 0 {
+		e := Event{Kind: Shed, Mirror: s.mirror, At: time.Now(), Sequence: s.sequence, N: s.shed}
+		s.shed = 0
+		return s.send(ctx, e)
+	}
+	return nil
 }
 
 // checkPair says what about a pair cannot be.

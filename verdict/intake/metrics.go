@@ -20,7 +20,7 @@ func newMetrics(reg prometheus.Registerer, open func() float64) *metrics {
 			Name: "verdict_streams_cut_total", Help: "Pair streams that were cut off.",
 		}, []string{"reason"}),
 	}
-	for _, reason := range []string{shedRate, shedQueue, shedMemory} {
+	for _, reason := range []string{shedRate, shedQueue, shedMemory, shedLarge} {
 		m.shed.WithLabelValues(reason)
 	}
 	for _, reason := range []string{cutToken, cutFormat, cutLarge, cutSilent, cutMany, cutRefused, cutReplaced, cutBroken} {
