@@ -2,8 +2,11 @@ package verdict
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"math"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	pairv1 "darklaunch/api/pair/v1"
 	"darklaunch/verdict/compare"
@@ -16,17 +19,60 @@ import (
 // that differ most.
 const maxFindings = 200
 
+// compared is a pair of which the answers are not needed any more.
+type compared struct {
+	outcome *compare.Outcome
+	entry   []byte // as the journal has it
+}
+
+// comparedEntry is the journal's form of a pair: a tenth of the pair.
+type comparedEntry struct {
+	Pair    []byte // a pairv1.Pair without answers
+	Skip    compare.Skip
+	Shadow  compare.Result
+	Control *compare.Result
+}
+
 // compare is called by many goroutines, for each pair that is not shed.
-func (s *Server) compare(p *pairv1.Pair) (any, error) { return s.comparer.Pair(p), nil }
+func (s *Server) compare(p *pairv1.Pair) (any, error) {
+	o := s.comparer.Pair(p)
+	for i, side := range p.GetSides() {
+		for _, x := range side.GetExchanges() {
+			x.Answer = nil
+			if i > 0 {
+				x.Request = nil
+			}
+		}
+	}
+	c := compared{outcome: &o}
+	if s.cfg.State == "" {
+		return c, nil
+	}
+	b, err := proto.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	c.entry, err = json.Marshal(comparedEntry{b, o.Skip, o.Shadow, o.Control})
+	return c, err
+}
+
+// parseCompared reads an entry's body.
+func parseCompared(b []byte) (*compare.Outcome, error) {
+	var e comparedEntry
+	if err := json.Unmarshal(b, &e); err != nil {
+		return nil, err
+	}
+	o := &compare.Outcome{Pair: new(pairv1.Pair), Skip: e.Skip, Shadow: e.Shadow, Control: e.Control}
+	return o, proto.Unmarshal(e.Pair, o.Pair)
+}
 
 // pair takes what was found of a pair.
-func (s *Server) pair(e entry, compared any) error {
+func (s *Server) pair(e entry, o *compare.Outcome) error {
 	c := s.mirrors[e.who]
 	if c == nil {
 		return join.ErrUnknown
 	}
 	c.last = e.at
-	o := compared.(compare.Outcome)
 	evidence, err := c.mirrors.Pair(e.who, e.sequence, join.Pair{
 		Route: o.Pair.GetRoute(), Key: o.Pair.GetKeyHash(), Shipped: o.Pair.GetReason() == pairv1.Reason_REASON_SHIPPED,
 		Judged:         o.Skip == compare.Compared,
@@ -37,7 +83,7 @@ func (s *Server) pair(e entry, compared any) error {
 		return err
 	}
 	if evidence || o.Skip != compare.Compared { // the ledger counts why it was not
-		c.ledger.Add(everyMirror, &o)
+		c.ledger.Add(everyMirror, o)
 	}
 	return nil
 }

@@ -124,9 +124,14 @@ type Server struct {
 	comparisons map[string]*comparison // by key
 	mirrors     map[string]*comparison // by a mirror's id
 	journal     *journal.Journal       // nil without State
+	kept        chan error             // gets the result of what waits for the disk,
+	keeping     bool                   // if something does
+	owed        bool                   // a checkpoint is to be written afterwards
 	broken      bool                   // the journal has failed
 	buf         []byte                 // for an entry
 	since       time.Time              // when reading began
+
+	helpers sync.WaitGroup // of what Run has started
 }
 
 // Published is what is known of a comparison, as of the last look. Nobody changes it.
@@ -151,7 +156,7 @@ var ErrStopped = errors.New("the verdict is being stopped")
 func New(cfg Config, reg prometheus.Registerer) (*Server, error) {
 	cfg = cfg.withDefaults()
 	s := &Server{
-		cfg: cfg, log: cfg.Log, orders: make(chan func()), stopped: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, orders: make(chan func()), stopped: make(chan struct{}), kept: make(chan error, 1),
 		comparer:    compare.New(compare.Config{Rules: cfg.Rules, Descriptors: cfg.Descriptors}),
 		comparisons: map[string]*comparison{}, mirrors: map[string]*comparison{},
 	}
@@ -247,10 +252,8 @@ func (s *Server) again(e entry) {
 			_ = s.window(e, r.GetWindow())
 		}
 	case pair:
-		if r, err := pairstream.Decode(e.body); err == nil {
-			if compared, err := s.compare(r.GetPair()); err == nil {
-				_ = s.pair(e, compared)
-			}
+		if o, err := parseCompared(e.body); err == nil {
+			_ = s.pair(e, o)
 		}
 	case shed:
 		s.shed(e)
@@ -282,15 +285,14 @@ const tick = 100 * time.Millisecond
 // Run judges until ctx ends and serve, which runs meanwhile and calls Serve, has
 // returned. The error is serve's, or of a state that could not be written.
 func (s *Server) Run(ctx context.Context, serve func(context.Context) error) error {
-	var helpers sync.WaitGroup
-	defer helpers.Wait()
+	defer s.helpers.Wait()
 	hooking, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	if s.hook != nil {
-		helpers.Go(func() { s.hook.run(hooking) })
+		s.helpers.Go(func() { s.hook.run(hooking) })
 	}
 	served := make(chan error, 1)
-	helpers.Go(func() { served <- serve(ctx) })
+	s.helpers.Go(func() { served <- serve(ctx) })
 	err := s.loop(served)
 	close(s.stopped)
 	return errors.Join(err, s.close())
@@ -317,6 +319,8 @@ func (s *Server) loop(served <-chan error) error {
 			s.take1(e)
 		case order := <-s.orders:
 			order()
+		case err := <-s.kept:
+			s.done(err)
 		case now := <-t.C:
 			s.due(now)
 			if now.Sub(second) >= time.Second {
@@ -340,11 +344,13 @@ func (s *Server) everySecond(now time.Time) {
 			s.remove(key)
 		}
 	}
-	if s.journal != nil {
-		s.check(s.journal.Sync())
-		if s.journal.Size() > maxJournal {
-			s.commit()
-		}
+	if s.journal == nil {
+		return
+	}
+	if s.journal.Size() > maxJournal {
+		s.commit()
+	} else {
+		s.keep(s.journal.Sync)
 	}
 }
 
@@ -387,32 +393,67 @@ func flag(b bool) int {
 	return 0
 }
 
-// commit writes a checkpoint.
+// keep has another goroutine do what waits for the disk, if it is not still doing
+// so. kept gets the result.
+func (s *Server) keep(f func() error) bool {
+	if s.keeping {
+		return false
+	}
+	s.keeping = true
+	s.helpers.Go(func() { s.kept <- f() })
+	return true
+}
+
+// commit writes a checkpoint, now or once what is being written has been.
 func (s *Server) commit() {
 	if s.journal == nil {
 		return
 	}
+	if s.owed = s.keeping; s.owed {
+		return
+	}
+	state, err := s.checkpoint()
+	if err != nil {
+		s.check(err)
+		return
+	}
+	write, err := s.journal.Rotate()
+	if err != nil {
+		s.check(err)
+		return
+	}
+	s.keep(func() error { return write(state) })
+}
+
+// done takes the result of what keep was given.
+func (s *Server) done(err error) {
+	s.keeping = false
+	s.check(err)
+	if s.owed {
+		s.commit()
+	}
+}
+
+func (s *Server) checkpoint() ([]byte, error) {
 	cp := checkpoint{Version: checkpointVersion}
 	for _, key := range slices.Sorted(maps.Keys(s.comparisons)) {
 		state, err := s.comparisons[key].state()
 		if err != nil {
-			s.check(err)
-			return
+			return nil, err
 		}
 		cp.Comparisons = append(cp.Comparisons, state)
 	}
-	b, err := json.Marshal(cp)
-	if err == nil {
-		err = s.journal.Commit(b)
-	}
-	s.check(err)
+	return json.Marshal(cp)
 }
 
+// close writes what is known, and lets go of the state.
 func (s *Server) close() error {
 	if s.journal == nil {
 		return nil
 	}
-	s.commit()
+	for s.commit(); s.keeping; {
+		s.done(<-s.kept)
+	}
 	if err := s.journal.Close(); err != nil {
 		return fmt.Errorf("write the state: %w", err)
 	}
@@ -444,9 +485,10 @@ func (s *Server) take1(e intake.Event) {
 	case intake.Pairs:
 		in.kind = pair
 		for _, p := range e.Pairs {
-			in.sequence, in.body = p.Sequence, p.Raw
+			c := p.Compared.(compared)
+			in.sequence, in.body = p.Sequence, c.entry
 			s.write(in)
-			s.discarded(s.pair(in, p.Compared))
+			s.discarded(s.pair(in, c.outcome))
 		}
 	case intake.Shed:
 		in.kind, in.body = shed, binary.AppendUvarint(nil, e.N)

@@ -99,8 +99,7 @@ type Event struct {
 // Pair is one of those that came together.
 type Pair struct {
 	Sequence uint64
-	Raw      []byte // the record as it came
-	Compared any    // what Config.Compare made of it
+	Compared any // what Config.Compare made of it
 }
 
 // Done tells that nothing of the event is needed any more. It must be called.
@@ -469,7 +468,7 @@ func (s *stream) pair(ctx context.Context, sequence uint64, raw []byte) error {
 	if err := checkPair(record.GetPair()); err != nil {
 		return err
 	}
-	p := Pair{Sequence: sequence, Raw: bytes.Clone(raw)}
+	p := Pair{Sequence: sequence}
 	if in.cfg.Compare != nil {
 		if p.Compared, err = in.cfg.Compare(record.GetPair()); err != nil {
 			return err

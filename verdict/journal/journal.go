@@ -1,13 +1,15 @@
 // Package journal keeps on disk what a verdict has taken in, so that its end, by
 // kill -9 or by power, loses nothing that was accepted.
 //
-// A directory holds two files:
+// A directory holds:
 //
-//	checkpoint  what all that came before amounts to: replaced whole, by rename
-//	journal-N   what has come since checkpoint N, in order: read again at a start
+//	checkpoint  what all before journal N amounts to: replaced whole, by rename
+//	journal-N   what has come since, in order, and journal-N+1 what came while the
+//	            next checkpoint was being written: read again at a start
 //
 // Every record carries its length and a CRC-32C. A write that was cut short is the
-// end of the journal and is cut off at the next start.
+// end of a journal and is cut off at the next start. Nothing that waits for the disk
+// is in the way of Append: Sync and writing a checkpoint are for another goroutine.
 //
 // It is append, read all at the start, forget: nothing is looked up by key, and
 // what is kept fits into memory. A key-value store would bring compaction, caches
@@ -25,7 +27,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,20 +38,18 @@ import (
 // MaxRecord is the longest record, in bytes.
 const MaxRecord = 64 << 20
 
-var (
-	// ErrInUse is returned by Open for a directory that another process has open.
-	ErrInUse = errors.New("the directory is in use by another verdict")
-	// ErrNotCommitted is returned by Commit.
-	ErrNotCommitted = errors.New("checkpoint not written")
-)
+// ErrInUse is returned by Open for a directory that another process has open.
+var ErrInUse = errors.New("the directory is in use by another verdict")
 
-// Journal is an open directory. It is not safe for concurrent use.
+// Journal is an open directory. Append, Size, Rotate and Replay are for one goroutine;
+// Sync and what Rotate returns may be called by another one.
 type Journal struct {
 	dir     string
 	lock    *os.File
-	number  uint64   // of the checkpoint in force
-	entries *os.File // journal-number
-	size    int64    // of entries, in bytes
+	old     []string                // journals that were there at the start, to be replayed
+	number  uint64                  // of entries
+	entries atomic.Pointer[os.File] // journal-number
+	size    int64                   // of entries, in bytes
 }
 
 // Open opens dir, makes it if it is missing, and returns the last checkpoint, nil
@@ -88,33 +91,84 @@ func (j *Journal) open() (checkpoint []byte, err error) {
 		j.number = binary.LittleEndian.Uint64(record)
 		checkpoint = record[8:]
 	}
-	// Others are of a Commit that did not come to its end, or just did.
-	all, err := filepath.Glob(j.path("journal-*"))
-	if err != nil {
+	if err := j.find(); err != nil {
 		return nil, err
 	}
-	for _, name := range all {
-		if name != j.entriesPath(j.number) {
-			if err := os.Remove(name); err != nil {
-				return nil, err
-			}
-		}
+	return checkpoint, j.create(j.number)
+}
+
+// find lists the journals to be replayed, and removes those that the checkpoint
+// stands for. The next one gets a number of its own, so that none is appended to
+// whose end may be cut short.
+func (j *Journal) find() error {
+	all, err := filepath.Glob(j.path("journal-*"))
+	if err != nil {
+		return err
 	}
-	j.entries, err = os.OpenFile(j.entriesPath(j.number), os.O_CREATE|os.O_RDWR, 0o600)
-	return checkpoint, err
+	var numbers []uint64
+	for _, name := range all {
+		n, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(name), "journal-"), 10, 64)
+		if err != nil {
+			continue // nobody of ours made it
+		}
+		if n < j.number {
+			if err := os.Remove(name); err != nil {
+				return err
+			}
+			continue
+		}
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	for _, n := range numbers {
+		j.old = append(j.old, j.entriesPath(n))
+		j.number = n + 1
+	}
+	return nil
+}
+
+func (j *Journal) create(number uint64) error {
+	f, err := os.OpenFile(j.entriesPath(number), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	j.number, j.size = number, 0
+	j.entries.Store(f)
+	return nil
 }
 
 // Replay calls f with each entry since the checkpoint, in order; the bytes are its
 // own until it returns. It is to be called once, before the first Append. cut is how
-// many bytes of a write that was cut short were at the end. An error is f's, or of
-// the file.
+// many bytes of writes that were cut short were left out. An error is f's, or of
+// the file system.
 func (j *Journal) Replay(f func(entry []byte) error) (cut int64, err error) {
-	r := bufio.NewReaderSize(j.entries, 64<<10)
+	for _, name := range j.old {
+		n, err := replay(name, f)
+		if err != nil {
+			return 0, err
+		}
+		cut += n
+	}
+	return cut, nil
+}
+
+func replay(name string, f func(entry []byte) error) (cut int64, err error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	r := bufio.NewReaderSize(file, 64<<10)
+	left := info.Size()
 	var buf []byte
 	for {
 		entry, n, err := next(r, buf)
 		if errors.Is(err, errCut) {
-			break
+			return left, nil
 		}
 		if err == nil {
 			err = f(entry)
@@ -122,14 +176,9 @@ func (j *Journal) Replay(f func(entry []byte) error) (cut int64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		j.size += int64(n)
+		left -= int64(n)
 		buf = entry
 	}
-	info, err := j.entries.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return info.Size() - j.size, j.rewind()
 }
 
 func (j *Journal) path(name string) string { return filepath.Join(j.dir, name) }
@@ -141,62 +190,79 @@ func (j *Journal) entriesPath(number uint64) string {
 // Append adds an entry. It has reached the system when Append returns, and so
 // survives the end of this process; Sync makes it survive that of the machine.
 func (j *Journal) Append(entry []byte) error {
-	n, err := j.entries.Write(frame(entry))
+	f := j.entries.Load()
+	n, err := f.Write(frame(entry))
 	if err != nil {
 		// A part of it would hide all that comes after.
-		return errors.Join(err, j.rewind())
+		_, back := f.Seek(j.size, io.SeekStart)
+		return errors.Join(err, f.Truncate(j.size), back)
 	}
 	j.size += int64(n)
 	return nil
 }
 
-// rewind cuts off what is after the last whole entry.
-func (j *Journal) rewind() error {
-	_, err := j.entries.Seek(j.size, io.SeekStart)
-	return errors.Join(j.entries.Truncate(j.size), err)
-}
-
-// Size returns how many bytes of entries there are since the last checkpoint.
+// Size returns how many bytes of entries there are since the last Rotate.
 func (j *Journal) Size() int64 { return j.size }
 
-// Sync returns when all entries are on the disk.
-func (j *Journal) Sync() error { return j.entries.Sync() }
-
-// Commit makes checkpoint stand for all entries so far. An error that wraps
-// ErrNotCommitted left all as it was; after another one the checkpoint is in force
-// and may not survive the end of the machine.
-func (j *Journal) Commit(checkpoint []byte) error {
-	next := j.number + 1
-	entries, err := j.prepare(next, checkpoint)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotCommitted, err)
+// Sync returns when all entries since the last Rotate are on the disk.
+func (j *Journal) Sync() error {
+	if err := j.entries.Load().Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
 	}
-	old := j.entries
-	j.number, j.entries, j.size = next, entries, 0
-	if err := errors.Join(old.Close(), j.syncDir()); err != nil {
-		return err // the next start removes old, and until then it may be needed
-	}
-	return os.Remove(old.Name())
+	return nil // it was rotated away meanwhile, and commit sees to it
 }
 
-func (j *Journal) prepare(number uint64, checkpoint []byte) (entries *os.File, err error) {
+// Rotate begins a new journal, and returns a function that makes a checkpoint of the
+// moment of Rotate stand for all entries before, durably. Until it has, entries
+// before and after are read again at a start. It is to be called once, and not at the
+// same time as that of another Rotate.
+func (j *Journal) Rotate() (commit func(checkpoint []byte) error, err error) {
+	before := j.entries.Load()
+	if err := j.create(j.number + 1); err != nil {
+		return nil, err
+	}
+	number := j.number
+	return func(checkpoint []byte) error {
+		// If the checkpoint does not come to be, these entries are needed.
+		if err := errors.Join(before.Sync(), before.Close(), j.write(number, checkpoint)); err != nil {
+			return err
+		}
+		return j.remove(number)
+	}, nil
+}
+
+// write puts a checkpoint in the place of the last one.
+func (j *Journal) write(number uint64, content []byte) error {
 	beside := j.path("checkpoint.new")
 	f, err := os.OpenFile(beside, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	_, err = f.Write(frame(append(binary.LittleEndian.AppendUint64(nil, number), checkpoint...)))
+	_, err = f.Write(frame(append(binary.LittleEndian.AppendUint64(nil, number), content...)))
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, err
-	}
-	entries, err = os.OpenFile(j.entriesPath(number), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.Rename(beside, j.path("checkpoint")); err != nil {
-		return nil, errors.Join(err, entries.Close())
+		return err
 	}
-	return entries, nil
+	return j.syncDir()
+}
+
+// remove removes the journals before number.
+func (j *Journal) remove(number uint64) error {
+	all, err := filepath.Glob(j.path("journal-*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range all {
+		n, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(name), "journal-"), 10, 64)
+		if err == nil && n < number {
+			if err := os.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (j *Journal) syncDir() error {
@@ -209,7 +275,8 @@ func (j *Journal) syncDir() error {
 
 // Close lets go of the directory.
 func (j *Journal) Close() error {
-	return errors.Join(j.entries.Sync(), j.entries.Close(), j.lock.Close())
+	f := j.entries.Load()
+	return errors.Join(f.Sync(), f.Close(), j.lock.Close())
 }
 
 // A record is its length and the CRC-32C of length and content, each in four

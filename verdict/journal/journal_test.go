@@ -35,6 +35,14 @@ func open(t *testing.T, dir string) (*Journal, recovered) {
 	return j, r
 }
 
+// commit makes checkpoint stand for all that came before.
+func commit(t *testing.T, j *Journal, checkpoint string) {
+	t.Helper()
+	write, err := j.Rotate()
+	must(t, err)
+	must(t, write([]byte(checkpoint)))
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -60,9 +68,9 @@ func TestRecovers(t *testing.T) {
 	if diff := cmp.Diff(recovered{Entries: []string{"a", ""}}, r); diff != "" {
 		t.Errorf("before a checkpoint (-want +got):\n%s", diff)
 	}
-	must(t, j.Commit([]byte("one")))
+	commit(t, j, "one")
 	must(t, j.Append([]byte("b")))
-	must(t, j.Commit([]byte("two")))
+	commit(t, j, "two")
 	if j.Size() != 0 {
 		t.Errorf("got %d bytes of entries after a commit, want none", j.Size())
 	}
@@ -74,8 +82,8 @@ func TestRecovers(t *testing.T) {
 		t.Errorf("after two (-want +got):\n%s", diff)
 	}
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 3 {
-		t.Errorf("got %v, %v, want the lock, the checkpoint and one journal", files, err)
+	if err != nil || len(files) != 4 {
+		t.Errorf("got %v, %v, want the lock, the checkpoint, the journal that was read, and the next one", files, err)
 	}
 }
 
@@ -131,45 +139,47 @@ func TestFlippedBit(t *testing.T) {
 }
 
 // TestInterruptedCommit stops a commit at each of its steps: the state is the one
-// before or the one after, never a mixture.
+// before or the one after, with what came meanwhile, and never a mixture.
 func TestInterruptedCommit(t *testing.T) {
-	before := func(t *testing.T) (string, *Journal) {
-		dir := t.TempDir()
-		j, _ := open(t, dir)
-		must(t, j.Commit([]byte("old")))
-		must(t, j.Append([]byte("entry")))
-		return dir, j
-	}
-	old := recovered{Checkpoint: "old", Entries: []string{"entry"}}
 	for _, tt := range []struct {
 		name string
-		stop func(dir string, j *Journal) error
+		stop func(dir string, j *Journal, write func([]byte) error) error
 		want recovered
 	}{
-		{"checkpoint half written", func(dir string, _ *Journal) error {
+		{"nothing written", func(string, *Journal, func([]byte) error) error { return nil }, recovered{Checkpoint: "old", Entries: []string{"entry", "meanwhile"}}},
+		{"half written", func(dir string, _ *Journal, _ func([]byte) error) error {
 			return os.WriteFile(filepath.Join(dir, "checkpoint.new"), frame([]byte("abcdefghnew"))[:9], 0o600)
-		}, old},
-		{"next journal made", func(_ string, j *Journal) error {
-			return os.WriteFile(j.entriesPath(2), nil, 0o600)
-		}, old},
-		{"renamed", func(_ string, j *Journal) error {
-			_, err := j.prepare(2, []byte("new"))
-			return err
-		}, recovered{Checkpoint: "new"}},
+		}, recovered{Checkpoint: "old", Entries: []string{"entry", "meanwhile"}}},
+		{"renamed", func(_ string, j *Journal, _ func([]byte) error) error {
+			return j.write(j.number, []byte("new"))
+		}, recovered{Checkpoint: "new", Entries: []string{"meanwhile"}}},
+		{"done", func(_ string, _ *Journal, write func([]byte) error) error { return write([]byte("new")) },
+			recovered{Checkpoint: "new", Entries: []string{"meanwhile"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir, j := before(t)
-			must(t, tt.stop(dir, j))
+			dir := t.TempDir()
+			j, _ := open(t, dir)
+			commit(t, j, "old")
+			must(t, j.Append([]byte("entry")))
+			write, err := j.Rotate()
+			must(t, err)
+			must(t, j.Append([]byte("meanwhile")))
+			must(t, tt.stop(dir, j, write))
 			abandon(j)
 			j, r := open(t, dir)
 			if diff := cmp.Diff(tt.want, r); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			must(t, j.Append([]byte("goes on")))
-			must(t, j.Commit([]byte("newer")))
+			abandon(j)
+			j, r = open(t, dir)
+			if n := len(r.Entries); n != len(tt.want.Entries)+1 || r.Entries[n-1] != "goes on" {
+				t.Errorf("afterwards: got %+v", r)
+			}
+			commit(t, j, "newer")
 			must(t, j.Close())
 			if _, r = open(t, dir); r.Checkpoint != "newer" || len(r.Entries) != 0 {
-				t.Errorf("afterwards: got %+v", r)
+				t.Errorf("at last: got %+v", r)
 			}
 		})
 	}
