@@ -135,9 +135,10 @@ func (m *mirror) deltas(w *pairv1.Window) {
 	}
 	for _, p := range w.GetProcesses() {
 		key := p.GetRole().String() + " " + p.GetName()
-		is, was := process{p.GetCpuSeconds(), p.GetAllocations(), p.GetRequests(), p.GetStartSeconds()}, before.Processes[key]
+		is := process{p.GetCpuSeconds(), p.GetAllocations(), p.GetRequests(), p.GetStartSeconds()}
+		was, known := before.Processes[key]
 		now.Processes[key] = is
-		if was.Start != is.Start || is.CPU < was.CPU || is.Allocations < was.Allocations || is.Requests < was.Requests {
+		if !known || was.Start != is.Start || is.CPU < was.CPU || is.Allocations < was.Allocations || is.Requests < was.Requests {
 			was = is // another process, or the first look at it
 		}
 		p.CpuSeconds, p.Allocations, p.Requests = is.CPU-was.CPU, is.Allocations-was.Allocations, is.Requests-was.Requests
