@@ -1,7 +1,6 @@
 package verdict
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	pairv1 "darklaunch/api/pair/v1"
 	"darklaunch/internal/hist"
@@ -290,6 +288,3 @@ func (r *rig) metric(name string, labels ...string) float64 {
 	r.t.Fatalf("no series %s %q", name, labels)
 	return 0
 }
-
-var _ = testutil.ToFloat64
-var _ = bufio.NewReader
