@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -290,4 +292,78 @@ func TestVerdictRefuses(t *testing.T) {
 			t.Errorf("%s: got %d and %q, want %d and one line with %q", tc.args, code, stderr, exitUsage, tc.want)
 		}
 	}
+}
+
+// TestVerdictReached holds by which ways a mirror reaches a verdict: over TLS with the
+// token that it asks for, and by a unix socket; and by which it does not.
+func TestVerdictReached(t *testing.T) {
+	live, shadow := newRecorder(t), newRecorder(t)
+	cert, key, trusted := certificateFiles(t)
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mirrorTo := func(salt string, args ...string) *running {
+		m := start(t, append([]string{"mirror", "--listen", "127.0.0.1:0", "--live", live.addr(), "--shadow", shadow.addr(),
+			"--key", "header:x-user", "--salt", salt, "--admin", "127.0.0.1:0"}, args...)...)
+		m.ready("admin")
+		m.ready("mirror")
+		return m
+	}
+	secure := start(t, "verdict", "serve", "--listen", "0.0.0.0:0", "--tls-cert", cert, "--tls-key", key, "--token", "@"+token, "--admin", "127.0.0.1:0")
+	admin := secure.ready("admin")
+	_, port, err := net.SplitHostPort(secure.ready("verdict"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := "https://127.0.0.1:" + port
+	mirrorTo("with-token", "--verdict", addr, "--verdict-ca", cert, "--verdict-token", "@"+token)
+	mirrorTo("without", "--verdict", addr, "--verdict-ca", cert)
+	mirrorTo("plain", "--verdict", "127.0.0.1:"+port, "--verdict-token", "@"+token)
+	waitFor(t, "the mirror with the token to be heard, and the one without to be cut off", func() bool {
+		state := page(t, "http://"+admin+"/api/v1/state")
+		return strings.Contains(state, `"with-token"`) && strings.Contains(secure.stderr(), "reason=token")
+	})
+	if state := page(t, "http://"+admin+"/api/v1/state"); strings.Contains(state, `"without"`) || strings.Contains(state, `"plain"`) {
+		t.Errorf("got %s, want no other mirror heard", state)
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}}
+	defer client.CloseIdleConnections()
+	for given, want := range map[string]int{"": http.StatusUnauthorized, "guess": http.StatusUnauthorized, "secret": http.StatusTooEarly} {
+		req, err := http.NewRequest("POST", addr+"/api/v1/gate", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		if given != "" {
+			req.Header.Set("Authorization", "Bearer "+given)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("the gate with token %q: got %s, want %d", given, resp.Status, want)
+		}
+	}
+
+	socket := filepath.Join(t.TempDir(), "verdict")
+	local := start(t, "verdict", "serve", "--listen", "unix:"+socket, "--admin", "127.0.0.1:0")
+	admin = local.ready("admin")
+	local.ready("verdict")
+	mirrorTo("by-socket", "--verdict", "unix:"+socket)
+	waitFor(t, "the mirror to be heard by the socket", func() bool {
+		return strings.Contains(page(t, "http://"+admin+"/api/v1/state"), `"by-socket"`)
+	})
+	if code, _, stderr := start(t, "verdict", "serve", "--listen", "unix:"+socket, "--admin", "127.0.0.1:0").end(); code != exitCouldNotRun || !strings.Contains(stderr, "in use") {
+		t.Errorf("a socket that is in use: got %d and %q", code, stderr)
+	}
+	local.signal(syscall.SIGKILL)
+	if _, err := local.cmd.Process.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, "verdict", "serve", "--listen", "unix:"+socket, "--admin", "127.0.0.1:0")
+	again.ready("admin")
+	again.ready("verdict") // though the socket of the one that was killed is still there
 }

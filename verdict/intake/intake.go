@@ -201,9 +201,8 @@ func (in *Intake) Serve(ctx context.Context, conn net.Conn, r *bufio.Reader) {
 }
 
 var (
-	errMany     = errors.New("more streams than are allowed")
-	errRefused  = errors.New("refused")
-	errReplaced = errors.New("the same mirror has connected again")
+	errMany    = errors.New("more streams than are allowed")
+	errRefused = errors.New("refused")
 )
 
 func (s *stream) reason(err error) string {

@@ -113,7 +113,7 @@ func (r *rig) send(data []byte) net.Conn {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if _, err := conn.Write(data); err != nil && len(data) < 32<<10 { // a large one may be cut off within
+	if _, err := conn.Write(data); err != nil {
 		r.t.Fatal(err)
 	}
 	return conn
@@ -331,7 +331,10 @@ func TestSheds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, end := newRig(t, Config{MaxPairBytes: 64 << 20})
 		defer end()
-		go r.send(streamOf(t, hello("m"), pair(1, 3<<20), window(2)))
+		conn := r.send(nil)
+		defer conn.Close()
+		data := streamOf(t, hello("m"), pair(1, 3<<20), window(2))
+		go conn.Write(data)
 		if diff := cmp.Diff([]string{"m began", "m shed 1 to 1", "m window 2"}, r.saw()); diff != "" {
 			t.Errorf("a large one (-want +got):\n%s", diff)
 		}
@@ -348,10 +351,10 @@ func TestSlowTaker(t *testing.T) {
 			records = append(records, window(n))
 		}
 		records = append(records, pair(201, 1), window(202))
-		go func() {
-			conn := r.send(streamOf(t, records...))
-			defer conn.Close()
-		}()
+		conn := r.send(nil)
+		defer conn.Close()
+		data := streamOf(t, records...)
+		go conn.Write(data) // most of it waits
 		synctest.Wait()
 		r.mu.Lock()
 		if len(r.seen) != 0 {
