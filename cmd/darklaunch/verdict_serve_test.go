@@ -10,12 +10,16 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.yaml.in/yaml/v3"
 
 	"darklaunch/internal/strictyaml"
 	"darklaunch/verdict"
@@ -366,4 +370,60 @@ func TestVerdictReached(t *testing.T) {
 	again := start(t, "verdict", "serve", "--listen", "unix:"+socket, "--admin", "127.0.0.1:0")
 	again.ready("admin")
 	again.ready("verdict") // though the socket of the one that was killed is still there
+}
+
+// TestRolloutsPage holds that the page on rollout controllers is YAML, with fields that
+// they have, and asks for what the verdict answers.
+func TestRolloutsPage(t *testing.T) {
+	text := readFile(t, "../../docs/rollouts.md")
+	var asked int
+	s, err := verdict.New(verdict.Config{}, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, url := range regexp.MustCompile(`https?://[^"\s]*(/api/v1/[^"\s]*)`).FindAllStringSubmatch(text, -1) {
+		asked++
+		w := httptest.NewRecorder()
+		s.Handler(nil).ServeHTTP(w, httptest.NewRequest("GET", strings.ReplaceAll(url[1], "{{args.comparison}}", "x"), nil))
+		if !strings.Contains(w.Header().Get("Content-Type"), "application/json") {
+			t.Errorf("%s: got %d and no JSON", url[0], w.Code)
+		}
+	}
+	if asked < 4 {
+		t.Errorf("found %d addresses, want those of both controllers", asked)
+	}
+	// The fields of the resources, as far as they are used.
+	var used struct {
+		Spec struct {
+			Metrics []struct {
+				Name, Interval, SuccessCondition, FailureCondition              string
+				Count, ConsecutiveSuccessLimit, InconclusiveLimit, FailureLimit int
+				Provider                                                        struct {
+					Web struct {
+						URL, JSONPath  string
+						TimeoutSeconds int
+						Headers        []struct{ Key, Value string }
+					}
+				}
+			}
+		}
+	}
+	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllStringSubmatch(text, -1)
+	for i, b := range blocks {
+		var any map[string]any
+		if err := yaml.Unmarshal([]byte(b[1]), &any); err != nil {
+			t.Errorf("block %d: %v", i, err)
+			continue
+		}
+		if any["kind"] == "AnalysisTemplate" {
+			// yaml lowers names of fields; the resource has camel case.
+			if err := yaml.Unmarshal([]byte(strings.ToLower(b[1])), &used); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	m := used.Spec.Metrics
+	if len(blocks) < 5 || len(m) != 1 || m[0].ConsecutiveSuccessLimit != 1 || m[0].InconclusiveLimit != m[0].Count-1 || m[0].Provider.Web.JSONPath != "{$.verdict}" {
+		t.Errorf("got %d blocks and %+v", len(blocks), m)
+	}
 }
