@@ -207,7 +207,7 @@ type rig struct {
 
 // quick is a configuration whose judgements take minutes, of a clock that is not real.
 func quick() Config {
-	return Config{Judge: judge.Config{MinDuration: 5 * time.Minute, MaxDuration: 20 * time.Minute}}
+	return Config{Judge: judge.Config{MinDuration: 4 * time.Minute, MaxDuration: 20 * time.Minute}, NoiseBlock: 10 * time.Second, Look: time.Minute}
 }
 
 func newRig(t testing.TB, cfg Config) *rig {
