@@ -70,7 +70,6 @@ func (e *evidence) latency(route string, rule Rule) *row {
 		}
 		r.Pairs = min(t.count(of), t.count(against))
 		r.Load = e.load(route, of)
-		r.Shape = shapeOf(t.Latency[of], t.Latency[against])
 	}
 	if e.hasControl() {
 		r.Offset = e.offset(route, s)
@@ -79,7 +78,7 @@ func (e *evidence) latency(route string, rule Rule) *row {
 	case late > 0:
 		r.Blocks = len(d)
 		r.cannot(ReasonCensored, fmt.Sprintf("in %d of %d blocks so many calls timed out that %s is not known", late, len(e.blocks), r.Title()), "a longer time-out, or a lighter load")
-	case len(d) < e.minBlocks() && few > 0:
+	case len(d) < e.minBlocks() && few > 0 && r.Pairs > 0:
 		r.Blocks = len(d)
 		r.cannot(ReasonFewPairs, fmt.Sprintf("%d blocks have the %d calls that %s needs, %d have fewer", len(d), needed(s), r.Title(), few), "more load on the route, a larger sample, or longer blocks")
 	default:
@@ -380,7 +379,9 @@ func (e *evidence) test(d []float64, inflation, limit float64) float64 {
 		return stat.SequenceTest(stat.Mean(d), math.Sqrt(inflation*stat.Variance(d)), len(d), limit, e.alpha)
 	}
 	p := stat.MeanTest(d, inflation, limit)
-	if ranked, ok := stat.RankTest(d, limit, e.alpha); ok {
+	// Of few blocks no order of ranks is rare enough to be clear among many rows: there
+	// it would take the power away and add nothing.
+	if ranked, ok := stat.RankTest(d, limit, e.alpha/float64(max(1, e.gating))); ok {
 		p = max(p, ranked)
 	}
 	return p
