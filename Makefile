@@ -36,6 +36,7 @@ bench: setup ## side by side with peers, writes bench/RESULTS.md; an hour and a 
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/load
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/verdict
+	$(GO) test -run '^$$' -bench WrongField -benchtime 1x -v ./verdict/noise
 
 .PHONY: check
 check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers

@@ -56,15 +56,17 @@ func Parse(text string) (d Digest, ok bool) {
 	if len(text) < 2 || text[0] != '~' || !strings.ContainsRune("snbx", rune(text[1])) {
 		return Digest{}, false
 	}
-	parts := strings.Split(text, ":")
-	if len(parts) != 4 || len(parts[0]) != 2 || len(parts[3]) != 2*hashSize || !all(parts[2], unicode.IsLower, "") {
+	kind, rest, _ := strings.Cut(text, ":")
+	length, rest, _ := strings.Cut(rest, ":")
+	class, hmac, ok := strings.Cut(rest, ":")
+	if !ok || len(kind) != 2 || len(hmac) != 2*hashSize || !all(class, unicode.IsLower, "") {
 		return Digest{}, false
 	}
-	n, err := strconv.Atoi(parts[1])
-	if _, bad := hex.DecodeString(parts[3]); err != nil || n < 0 || bad != nil {
+	n, err := strconv.Atoi(length)
+	if err != nil || n < 0 || !all(hmac, func(r rune) bool { return '0' <= r && r <= '9' || 'a' <= r && r <= 'f' }, "") {
 		return Digest{}, false
 	}
-	return Digest{text[1], n, parts[2], parts[3]}, true
+	return Digest{text[1], n, class, hmac}, true
 }
 
 // Chosen reports whether the name of a member looks as if a programmer chose it,

@@ -128,6 +128,19 @@ type (
 	repeated []any
 )
 
+// lazy is a body that is read when it is first needed.
+type lazy struct {
+	done bool
+	document
+}
+
+func (l *lazy) read(b *Body, d protoreflect.MessageDescriptor) document {
+	if !l.done {
+		*l = lazy{true, b.read(d)}
+	}
+	return l.document
+}
+
 var errForm = errors.New("not well formed")
 
 // read reads a body. d describes the messages in it, if known.

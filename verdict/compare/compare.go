@@ -225,9 +225,10 @@ func (c *Comparer) Pair(p *pairv1.Pair) Outcome {
 	if o.Skip != Compared {
 		return o
 	}
-	o.Shadow = c.Answers(p.GetRoute(), live, shadow)
+	var read lazy // live's body is read once
+	o.Shadow = c.answers(p.GetRoute(), live, shadow, &read)
 	if control != nil {
-		r := c.Answers(p.GetRoute(), live, control)
+		r := c.answers(p.GetRoute(), live, control, &read)
 		o.Control = &r
 	}
 	return o
@@ -235,7 +236,11 @@ func (c *Comparer) Pair(p *pairv1.Pair) Outcome {
 
 // Answers compares the answer of a role with live's.
 func (c *Comparer) Answers(route string, live, role *Answer) Result {
-	w := walker{rules: c.cfg.Rules.Rules, roots: c.rules.route(route)}
+	return c.answers(route, live, role, new(lazy))
+}
+
+func (c *Comparer) answers(route string, live, role *Answer, read *lazy) Result {
+	w := walker{rules: c.cfg.Rules.Rules, roots: c.rules.route(route), live: read}
 	w.answers(live, role, c.rules.headersOf(route), c.method(route))
 	return w.result()
 }

@@ -88,6 +88,24 @@ margins:
 	}
 }
 
+// TestReference holds that the file in the reference is one.
+func TestReference(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reference/differences.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```yaml\n")
+	text, _, ok := strings.Cut(rest, "```")
+	if r, err := ParseRules([]byte(text), schema(t), now); !ok || err != nil || len(r.Rules) != 5 || len(r.Margins) != 2 {
+		t.Errorf("got %v, %v, want 5 rules and 2 margins", r, err)
+	}
+	for _, k := range kindNames {
+		if !strings.Contains(string(page), k) {
+			t.Errorf("the page has no kind %s", k)
+		}
+	}
+}
+
 // TestParseRulesRefuses has files that are wrong, and what is said of them.
 func TestParseRulesRefuses(t *testing.T) {
 	const rest = ", owner: ann, expires: 2027-01-31}"

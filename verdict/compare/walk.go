@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 type walker struct {
 	rules []Rule
 	roots map[string]*node
+	live  *lazy
 
 	place string // of the document that is walked
 	steps []byte // to where it is
@@ -94,41 +96,43 @@ type absent struct{}
 // all else differs too, and is not told.
 func (w *walker) answers(live, role *Answer, headers []string, d protoreflect.MessageDescriptor) {
 	w.hide = -1
-	if live.Failure != "" || role.Failure != "" {
-		if live.Failure != role.Failure {
-			w.leaf(placeStatus, Status, outcome(live), outcome(role))
-		}
+	if !w.status(live, role) {
 		return
-	}
-	kind, live1, role1, place := Value, json.Number(strconv.Itoa(live.Status)), json.Number(strconv.Itoa(role.Status)), placeStatus
-	if live.Status/100 != role.Status/100 {
-		kind = Status
-	}
-	if live.Status == role.Status && live.GRPC != role.GRPC {
-		place, live1, role1 = placeGRPC, json.Number(strconv.Itoa(live.GRPC)), json.Number(strconv.Itoa(role.GRPC))
-		if (live.GRPC == 0) != (role.GRPC == 0) {
-			kind = Status
-		}
-	}
-	if live1 != role1 {
-		if w.leaf(place, kind, live1, role1); kind == Status {
-			return
-		}
 	}
 	for _, name := range headers {
 		w.field("header:"+name, values(live.Header, name), values(role.Header, name))
 	}
-	for _, name := range trailers(live, role) {
-		w.field("trailer:"+name, values(live.Trailer, name), values(role.Trailer, name))
-	}
+	w.trailers(live.Trailer, role.Trailer)
 	w.body(&live.Body, &role.Body, d)
+}
+
+// status compares statuses, and reports whether they are of one class.
+func (w *walker) status(live, role *Answer) bool {
+	switch {
+	case live.Failure != "" || role.Failure != "":
+		if live.Failure != role.Failure {
+			w.leaf(placeStatus, Status, outcome(live), outcome(role))
+		}
+		return false
+	case live.Status/100 != role.Status/100:
+		w.leaf(placeStatus, Status, live.Status, role.Status)
+		return false
+	case live.Status != role.Status:
+		w.leaf(placeStatus, Value, live.Status, role.Status)
+	case (live.GRPC == 0) != (role.GRPC == 0):
+		w.leaf(placeGRPC, Status, live.GRPC, role.GRPC)
+		return false
+	case live.GRPC != role.GRPC:
+		w.leaf(placeGRPC, Value, live.GRPC, role.GRPC)
+	}
+	return true
 }
 
 func outcome(a *Answer) any {
 	if a.Failure != "" {
 		return a.Failure
 	}
-	return json.Number(strconv.Itoa(a.Status))
+	return a.Status
 }
 
 // leaf tells of a place that is no document.
@@ -147,17 +151,26 @@ func values(list []Field, name string) (all []string) {
 	return all
 }
 
-// trailers lists the names of trailer fields but gRPC's status, each once.
-func trailers(live, role *Answer) (names []string) {
-	for _, list := range [][]Field{live.Trailer, role.Trailer} {
-		for _, f := range list {
-			if f.Name != "grpc-status" {
-				names = append(names, f.Name)
-			}
+// trailers compares all trailer fields but gRPC's status, which is compared as such.
+func (w *walker) trailers(live, role []Field) {
+	a, b := byName(live), byName(role)
+	for name := range b {
+		if _, both := a[name]; !both {
+			a[name] = nil
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	delete(a, "grpc-status")
+	for _, name := range slices.Sorted(maps.Keys(a)) {
+		w.field("trailer:"+name, a[name], b[name])
+	}
+}
+
+func byName(list []Field) map[string][]string {
+	all := map[string][]string{}
+	for _, f := range list {
+		all[f.Name] = append(all[f.Name], f.Value)
+	}
+	return all
 }
 
 // field compares the values of a header or trailer field, in their order.
@@ -199,7 +212,7 @@ func (w *walker) body(live, role *Body, d protoreflect.MessageDescriptor) {
 	if !hashed && live.Truncated == role.Truncated && live.Format == role.Format && bytes.Equal(live.Content, role.Content) {
 		return
 	}
-	a, b := live.read(d), role.read(d)
+	a, b := w.live.read(live, d), role.read(d)
 	w.place, w.steps = placeBody, w.steps[:0]
 	switch {
 	case a.place != b.place:
@@ -375,48 +388,49 @@ func (w *walker) member(name string, live, role any, in, also bool, at nodes, da
 
 // list compares lists. written says that the step to elements is part of paths.
 func (w *walker) list(live, role []any, at nodes, d directive, written bool, depth int) {
+	elements := at
 	if written {
-		defer w.within(anyElement)()
-		at = at.step(anyElement)
+		elements = at.step(anyElement)
 	}
 	mode := Sequence
 	if d.array >= 0 && w.written <= maxWritten {
 		mode = w.rules[d.array].Array
 	}
-	if mode == Sequence {
-		w.sequence(live, role, at, written, depth)
+	if mode == Sequence && !w.aligned(live, role, elements, written) {
 		return
 	}
-	key := func(v any) string { return w.canonical(v, at, 0) }
-	if mode == Keyed {
-		key = func(v any) string { return keyOf(v, w.rules[d.array].Key) }
+	if written {
+		defer w.within(anyElement)()
 	}
-	w.matched(live, role, key, at, d.array, depth)
+	switch mode {
+	case Sequence:
+		for i := range live {
+			w.value(live[i], role[i], elements, depth+1)
+		}
+	case Set:
+		w.matched(live, role, func(v any) string { return w.canonical(v, elements, 0) }, elements, d.array, depth)
+	case Keyed:
+		w.matched(live, role, func(v any) string { return keyOf(v, w.rules[d.array].Key) }, elements, d.array, depth)
+	}
 }
 
-// sequence compares elements by position. Where lengths differ, what stands
-// between the elements that agree at both ends can't be told to belong together,
-// so that only the lengths are told.
-func (w *walker) sequence(live, role []any, at nodes, written bool, depth int) {
-	if len(live) == len(role) {
-		if len(live) > 1 && w.reordered(live, role, at) {
-			w.tell(Order, 0, live, role)
-			return
-		}
-		for i := range live {
-			w.value(live[i], role[i], at, depth+1)
-		}
-		return
-	}
-	if !written && len(live) == 0 {
+// aligned reports whether the elements of two lists belong together by position,
+// and tells why not. Where lengths differ nobody can say which do, so that nothing
+// is told of them.
+func (w *walker) aligned(live, role []any, elements nodes, written bool) bool {
+	switch {
+	case !written && len(live) == 0 && len(role) > 0:
 		w.tell(Extra, 0, absent{}, role[0])
-		return
-	}
-	if !written && len(role) == 0 {
+	case !written && len(role) == 0 && len(live) > 0:
 		w.tell(Missing, 0, live[0], absent{})
-		return
+	case len(live) != len(role):
+		w.tell(Length, 0, len(live), len(role))
+	case len(live) > 1 && w.reordered(live, role, elements):
+		w.tell(Order, 0, live, role)
+	default:
+		return true
 	}
-	w.tell(Length, 0, json.Number(strconv.Itoa(len(live))), json.Number(strconv.Itoa(len(role))))
+	return false
 }
 
 // reordered reports whether two lists of one length have the same elements, but
@@ -481,19 +495,23 @@ func (w *walker) matched(live, role []any, key func(any) string, at nodes, rule,
 	}
 }
 
-// keyOf is the key of an element: its member of that name. Elements without one
-// share a key.
+// keyOf is the key of an element: its member of that name, a text or a number.
+// Elements without one share a key.
 func keyOf(v any, name string) string {
 	m, _ := v.(map[string]any)
 	k := m[name]
 	if list, ok := k.(repeated); ok && len(list) == 1 {
 		k = list[0]
 	}
-	if k == nil || container(k) {
-		return ""
+	switch k := k.(type) {
+	case string:
+		return "s" + k
+	case json.Number:
+		return "n" + string(k)
+	case octets:
+		return "x" + string(k)
 	}
-	l := leafOf(k)
-	return string(l.kind) + l.text
+	return ""
 }
 
 // canonical writes a value so that two are equal if and only if they differ in

@@ -13,20 +13,34 @@ var shares = [...]float64{.53, .56, .6, .65, .7, .75, .8, .85, .9, .95, .99}
 // wealth is the logarithm of what the bets on each share have come to, from 1.
 type wealth [len(shares)]float64
 
-// bet lays the bets of one event, whose sign is as likely as its opposite if
-// shadow is no worse than control. It may be of several that are not independent:
-// d is the sum of their signs.
+// maxBlock bounds what one block says, so that a burst on control, which hits many
+// users at a time, does not outweigh all that other blocks say.
+const maxBlock = 3
+
+// bet lays the bets of one event, or of a block of events that need not be
+// independent, whose score is as likely as its opposite if shadow is no worse than
+// control.
 //
-// With independent events the likelihood of d signs more for shadow, against that
-// of d more for control, is exp(θd), θ = ln(q/(1-q)): the bet is twice the
-// probability that this gives d over -d. For one event it is 2q or 2(1-q).
-func (w *wealth) bet(d int64) {
-	if d == 0 {
+// Each is twice the probability that it was score and not its opposite, if their
+// odds are exp(θ·score), θ = ln(q/(1-q)): of one event, whose score is 1 or -1, that
+// is 2q or 2(1-q).
+func (w *wealth) bet(score float64) {
+	if score == 0 {
 		return
 	}
 	for i, q := range shares {
-		w[i] += math.Ln2 - math.Log1p(math.Exp(-math.Log(q/(1-q))*float64(d)))
+		w[i] += math.Ln2 - math.Log1p(math.Exp(-math.Log(q/(1-q))*score))
 	}
+}
+
+// scoreOf is that of a block in which shadow had more events with so many users and
+// control with so many: in standard errors, were they independent.
+func scoreOf(shadow, control int) float64 {
+	if shadow == control {
+		return 0
+	}
+	z := float64(shadow-control) / math.Sqrt(float64(shadow+control))
+	return max(-maxBlock, min(maxBlock, z))
 }
 
 // log returns the natural logarithm of the mean wealth: the e-value's.

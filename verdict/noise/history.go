@@ -3,7 +3,9 @@ package noise
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"darklaunch/verdict/compare"
 )
@@ -49,12 +51,11 @@ func (l *Ledger) History() (*History, error) {
 			h.Fields = append(h.Fields, HistoryField{f.Route, f.Path, f.Kind, int(n)})
 		}
 	}
-	for name, r := range l.routes {
-		if r.Blocks > 0 {
-			h.Routes = append(h.Routes, HistoryRoute{name, r.Blocks})
+	for _, name := range slices.Sorted(maps.Keys(l.routes)) {
+		if n := l.routes[name].Blocks; n > 0 {
+			h.Routes = append(h.Routes, HistoryRoute{name, n})
 		}
 	}
-	sortHistory(h)
 	return h, nil
 }
 

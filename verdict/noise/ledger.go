@@ -45,6 +45,7 @@ type state struct {
 	blocks  int
 	fields  map[fieldKey]*field
 	routes  map[string]*route
+	mirror  string               // the first one
 	owners  [2]map[uint64]string // by user, who was seen lately and before: the mirror, "" for several
 	hid     map[string]compare.Use
 	skipped map[string]uint64
@@ -64,12 +65,15 @@ type field struct {
 	Both          uint64  `json:"both"`
 	ByBlock       wealth  `json:"by_block"`
 	ByUser        wealth  `json:"by_user"`
+	ByBoth        wealth  `json:"by_both"`
 	ShadowBlocks  uint64  `json:"shadow_blocks"`
 	ControlBlocks uint64  `json:"control_blocks"`
 	Users         uint64  `json:"users"`        // with an event, of which
 	ShadowUsers   uint64  `json:"shadow_users"` // their first was shadow's
 	Moments       moments `json:"moments"`
-	Now           int64   `json:"now"` // of this block, events of shadow less those of control
+	Now           int64   `json:"now"`            // of this block, events of shadow less those of control
+	ShadowFirsts  int     `json:"shadow_firsts"`  // and users whose first event is of this block,
+	ControlFirsts int     `json:"control_firsts"` // by whose it was
 
 	events map[uint64]int64    // of this block, by user, the same
 	met    map[uint64]struct{} // users who had an event
@@ -112,7 +116,8 @@ func set[T int | float64](v *T, to T) {
 	}
 }
 
-// Window counts what a mirror compared itself on a route in a second.
+// Window counts what a mirror compared itself on a route in a second: of how many
+// pairs those are that Add is told of. Without it there are no rates.
 func (l *Ledger) Window(w *pairv1.RouteWindow) {
 	d := w.GetDifferences()
 	unequal := min(d.GetShadowOnly(), maxCount) + min(d.GetControlOnly(), maxCount) + min(d.GetBoth(), maxCount)
@@ -127,7 +132,8 @@ func (l *Ledger) Window(w *pairv1.RouteWindow) {
 }
 
 // Add counts what was found of a pair that a mirror sent. Mirrors are told apart by
-// name; one that was restarted is the same.
+// name; one that was restarted is the same. A user is known to be on two from when
+// he is next seen on one of them after the second came.
 func (l *Ledger) Add(mirror string, o *compare.Outcome) {
 	if reason := l.skip(mirror, o); reason != "" {
 		l.skipped[reason]++
@@ -165,8 +171,15 @@ func (l *Ledger) skip(mirror string, o *compare.Outcome) string {
 	return ""
 }
 
-// own reports whether a user has been seen on that mirror alone.
+// own reports whether a user has been seen on that mirror alone. While there is one
+// mirror there is nothing to remember.
 func (l *Ledger) own(mirror string, user uint64) bool {
+	if l.mirror == "" {
+		l.mirror = mirror
+	}
+	if mirror == l.mirror && len(l.owners[0]) == 0 {
+		return true
+	}
 	owner, ok := l.owners[0][user]
 	if !ok {
 		if owner, ok = l.owners[1][user]; !ok {
@@ -180,7 +193,7 @@ func (l *Ledger) own(mirror string, user uint64) bool {
 	if owner != mirror {
 		l.owners[0][user] = ""
 	}
-	return owner == mirror && mirror != ""
+	return owner == mirror
 }
 
 // results counts what rules hid.
@@ -319,8 +332,11 @@ func (l *Ledger) event(f *field, user uint64, sign int64) {
 	f.Users++
 	if sign > 0 {
 		f.ShadowUsers++
+		f.ShadowFirsts++
+	} else {
+		f.ControlFirsts++
 	}
-	f.ByUser.bet(sign)
+	f.ByUser.bet(float64(sign))
 }
 
 // meet remembers that a user had an event. Where there is no room, the field with
@@ -330,16 +346,21 @@ func (l *Ledger) meet(f *field, user uint64) {
 		l.forget(f)
 	}
 	if l.remembered >= l.cfg.MaxEvents {
-		most := f
-		for _, key := range l.keys() {
-			if other := l.fields[key]; len(other.met) > len(most.met) {
-				most = other
-			}
-		}
-		l.forget(most)
+		l.forget(l.crowd())
 	}
 	f.met[user] = struct{}{}
 	l.remembered++
+}
+
+// crowd returns the field with the most users met, of several the first.
+func (l *Ledger) crowd() (most *field) {
+	var at fieldKey
+	for key, f := range l.fields {
+		if most == nil || len(f.met) > len(most.met) || len(f.met) == len(most.met) && compareKeys(key, at) < 0 {
+			most, at = f, key
+		}
+	}
+	return most
 }
 
 func (l *Ledger) forget(f *field) {
@@ -373,37 +394,34 @@ func (f *field) endBlock(pairs float64) {
 	f.Moments.DD += now * now
 	f.Moments.DN += now * pairs
 	f.Now = 0
-	sum := int64(0)
+	shadow, control := 0, 0
 	for _, n := range f.events {
-		sum += int64(sign(n))
+		switch {
+		case n > 0:
+			shadow++
+		case n < 0:
+			control++
+		}
 	}
 	clear(f.events)
-	f.ByBlock.bet(sum)
-	switch sign(sum) {
-	case 1:
+	f.ByBlock.bet(scoreOf(shadow, control))
+	f.ByBoth.bet(scoreOf(f.ShadowFirsts, f.ControlFirsts))
+	f.ShadowFirsts, f.ControlFirsts = 0, 0
+	switch {
+	case shadow > control:
 		f.ShadowBlocks++
-	case -1:
+	case shadow < control:
 		f.ControlBlocks++
 	}
-}
-
-func sign(n int64) int {
-	switch {
-	case n > 0:
-		return 1
-	case n < 0:
-		return -1
-	}
-	return 0
 }
 
 // example keeps a pair of a field as one of some at random: each of the n that were
 // seen is kept with the same probability (Vitter, "Random sampling with a
 // reservoir", ACM TOMS 11, 1985, algorithm R).
 func (l *Ledger) example(key fieldKey, f *field, p *pairv1.Pair, s sighting) {
-	i := int(f.ShadowOnly - 1)
-	if i >= l.cfg.Examples {
-		if i = int(l.draw(key, f.ShadowOnly) % f.ShadowOnly); i >= l.cfg.Examples {
+	i := f.ShadowOnly - 1
+	if i >= uint64(l.cfg.Examples) {
+		if i = l.draw(key, f.ShadowOnly) % f.ShadowOnly; i >= uint64(l.cfg.Examples) {
 			return
 		}
 	}
@@ -411,10 +429,11 @@ func (l *Ledger) example(key fieldKey, f *field, p *pairv1.Pair, s sighting) {
 	if live := p.GetSides()[0]; len(live.GetExchanges()) > 0 {
 		e.Time, e.Request = live.GetSendTime(), shortened(live.GetExchanges()[0].GetRequest())
 	}
-	if i < len(f.examples) {
+	if i < uint64(len(f.examples)) {
 		l.kept -= f.examples[i].size()
 		f.examples[i] = Example{}
 	} else {
+		i = uint64(len(f.examples))
 		f.examples = append(f.examples, Example{})
 	}
 	if l.kept+e.size() > l.cfg.ExampleBytes {

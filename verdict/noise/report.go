@@ -11,10 +11,6 @@ func compareKeys(a, b fieldKey) int {
 	return cmp.Or(cmp.Compare(a.Route, b.Route), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Kind, b.Kind))
 }
 
-func sortHistory(h *History) {
-	slices.SortFunc(h.Routes, func(a, b HistoryRoute) int { return cmp.Compare(a.Route, b.Route) })
-}
-
 // Report returns what is known now. It shares the examples' memory with l, which
 // does not change them, only replaces them.
 func (l *Ledger) Report() Report {
@@ -77,7 +73,7 @@ func (z *multipliers) at(blocks int) float64 {
 // evidence is the natural logarithm of a field's e-value. The mean of two e-values
 // is one, and so is the smaller.
 func (l *Ledger) evidence(key fieldKey, f *field) float64 {
-	log := min(f.ByBlock.log(), f.ByUser.log())
+	log := logMean([]float64{min(f.ByBlock.log(), f.ByUser.log()), f.ByBoth.log()})
 	if h, ok := l.history(key, f, l.route(key.Route).Blocks); ok {
 		log = logMean([]float64{log, h})
 	}

@@ -1,10 +1,12 @@
 package noise
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -26,6 +28,7 @@ type saved struct {
 	Blocks  int                    `json:"blocks"`
 	Fields  []savedField           `json:"fields"`
 	Routes  map[string]*route      `json:"routes"`
+	Mirror  string                 `json:"mirror"`
 	Owners  [2]map[uint64]string   `json:"owners"`
 	Hid     map[string]compare.Use `json:"hid"`
 	Skipped map[string]uint64      `json:"skipped"`
@@ -35,10 +38,10 @@ type saved struct {
 
 type savedField struct {
 	fieldKey
-	Counts   *field           `json:"counts"`
-	Events   map[uint64]int64 `json:"events,omitempty"`
-	Met      []uint64         `json:"met,omitempty"`
-	Examples []savedExample   `json:"examples,omitempty"`
+	Counts   *field         `json:"counts"`
+	Events   []byte         `json:"events,omitempty"` // users and their sums, in 16 bytes each
+	Met      []byte         `json:"met,omitempty"`    // users, in 8 bytes each
+	Examples []savedExample `json:"examples,omitempty"`
 }
 
 // savedExample has its request as protobuf, which alone keeps it as it is.
@@ -52,10 +55,16 @@ type savedExample struct {
 
 // Save writes the ledger down. Restore gives one that goes on as l would.
 func (l *Ledger) Save() ([]byte, error) {
-	s := saved{version, l.cfg.Control, l.blocks, nil, l.routes, l.owners, l.hid, l.skipped, l.crowded, l.cut}
+	s := saved{version, l.cfg.Control, l.blocks, nil, l.routes, l.mirror, l.owners, l.hid, l.skipped, l.crowded, l.cut}
 	for _, key := range l.keys() {
 		f := l.fields[key]
-		out := savedField{fieldKey: key, Counts: f, Events: f.events, Met: slices.Sorted(maps.Keys(f.met))}
+		out := savedField{fieldKey: key, Counts: f}
+		for _, user := range slices.Sorted(maps.Keys(f.events)) {
+			out.Events = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(out.Events, user), uint64(f.events[user]))
+		}
+		for _, user := range slices.Sorted(maps.Keys(f.met)) {
+			out.Met = binary.BigEndian.AppendUint64(out.Met, user)
+		}
 		for _, e := range f.examples {
 			var request []byte
 			if e.Request != nil {
@@ -88,14 +97,14 @@ func Restore(cfg Config, data []byte) (*Ledger, error) {
 		return nil, fmt.Errorf("%w: %d blocks", ErrSaved, s.Blocks)
 	}
 	l := New(cfg)
-	l.blocks, l.crowded, l.cut = s.Blocks, s.Crowded, s.Cut
+	l.blocks, l.mirror, l.crowded, l.cut = s.Blocks, s.Mirror, s.Crowded, s.Cut
 	maps.Copy(l.hid, s.Hid)
 	maps.Copy(l.skipped, s.Skipped)
 	for i := range s.Owners {
 		maps.Copy(l.owners[i], s.Owners[i])
 	}
 	for name, r := range s.Routes {
-		if r == nil || r.Blocks < 0 || r.N < 0 || r.NN < 0 {
+		if r == nil || r.Blocks < 0 || r.Blocks > s.Blocks || !(r.N >= 0 && r.N < most) || !(r.NN >= 0 && r.NN < most) {
 			return nil, fmt.Errorf("%w: route %q", ErrSaved, name)
 		}
 		l.routes[name] = r
@@ -110,13 +119,15 @@ func Restore(cfg Config, data []byte) (*Ledger, error) {
 
 func (l *Ledger) restore(s *savedField) error {
 	f := s.Counts
-	if f == nil || f.Moments.DD < 0 || l.fields[s.fieldKey] != nil {
+	if f == nil || !f.plausible() || l.fields[s.fieldKey] != nil || len(s.Events)%16 != 0 || len(s.Met)%8 != 0 {
 		return fmt.Errorf("%w: field %q", ErrSaved, s.Path)
 	}
 	f.events, f.met = map[uint64]int64{}, map[uint64]struct{}{}
-	maps.Copy(f.events, s.Events)
-	for _, user := range s.Met {
-		f.met[user] = struct{}{}
+	for b := s.Events; len(b) > 0; b = b[16:] {
+		f.events[binary.BigEndian.Uint64(b)] = int64(binary.BigEndian.Uint64(b[8:]))
+	}
+	for b := s.Met; len(b) > 0; b = b[8:] {
+		f.met[binary.BigEndian.Uint64(b)] = struct{}{}
 	}
 	for _, e := range s.Examples {
 		kept := Example{ID: e.ID, Time: e.Time, Live: e.Live, Shadow: e.Shadow}
@@ -133,4 +144,27 @@ func (l *Ledger) restore(s *savedField) error {
 	l.remembered += len(f.met)
 	l.fields[s.fieldKey] = f
 	return nil
+}
+
+// most is beyond any sum that a ledger comes to.
+const most = 1e30
+
+// plausible reports whether counting may go on from f.
+func (f *field) plausible() bool {
+	for _, n := range []uint64{f.ShadowOnly, f.ControlOnly, f.Both, f.Users, f.ShadowBlocks, f.ControlBlocks} {
+		if n > 1<<60 {
+			return false
+		}
+	}
+	for _, w := range []wealth{f.ByBlock, f.ByUser, f.ByBoth} {
+		for _, log := range w {
+			if math.Abs(log) > most {
+				return false
+			}
+		}
+	}
+	if f.ShadowFirsts < 0 || f.ShadowFirsts > 1<<40 || f.ControlFirsts < 0 || f.ControlFirsts > 1<<40 {
+		return false
+	}
+	return f.Moments.DD >= 0 && f.Moments.DD < most && math.Abs(f.Moments.DN) < most && f.Now > -1<<60 && f.Now < 1<<60
 }
