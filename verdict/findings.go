@@ -3,6 +3,7 @@ package verdict
 import (
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"math"
 	"time"
 
@@ -117,8 +118,18 @@ func (c *comparison) findings(at time.Time) judge.Findings {
 			f.Reasons = append(f.Reasons, judge.Reason{Code: judge.ReasonExpiredRule, Text: "a rule that hides differences is past its date: line " + err.Error(), Cure: "drop the rule, or give it another date"})
 		}
 	}
+	if n := c.mirrors.Counts(); n.Unordered > (n.Compared+n.Unordered)/100 {
+		f.Reasons = append(f.Reasons, judge.Reason{
+			Code: reasonUnordered,
+			Text: fmt.Sprintf("%d of %d pairs on the streams are of users who were seen on two mirrors, so that the order of their requests is not known", n.Unordered, n.Compared+n.Unordered),
+			Cure: "put a user on one mirror",
+		})
+	}
 	return f
 }
+
+// reasonUnordered is the code of a reason that the judge does not know of.
+const reasonUnordered = "two_mirrors"
 
 func (c *comparison) difference(n *noise.Field) judge.Difference {
 	d := judge.Difference{

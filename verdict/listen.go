@@ -19,25 +19,25 @@ const maxConns = 512
 const firstBytes = 10 * time.Second
 
 // Split accepts connections on l until ctx ends, and tells by their first bytes who
-// gets them: pair streams go to the server, and all else to other, which gets a
-// listener and returns once its context has ended, as ops.Serve does. It returns when all are done
-// for; Run calls it.
+// gets them: pair streams go to the server, and all else to what other returns for a
+// listener, as ops.Serve does. What Split returns is for Run; it ends when all that it
+// started has. An error is of l or of other, and has ended the rest.
 func (s *Server) Split(l net.Listener, other func(net.Listener) func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		rest := &rest{addr: l.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}
-		var wg sync.WaitGroup
-		served := make(chan error, 1)
-		otherCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		wg.Go(func() { served <- other(rest)(otherCtx) })
 		defer context.AfterFunc(ctx, func() { l.Close() })()
+		var wg sync.WaitGroup
+		var failed error
+		wg.Go(func() {
+			defer stop()
+			failed = other(rest)(ctx)
+		})
 		err := s.accept(ctx, l, rest, &wg)
 		stop()
 		wg.Wait()
-		if ctx.Err() != nil {
-			err = nil
-		}
-		return errors.Join(err, <-served)
+		return errors.Join(err, failed)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -339,6 +341,60 @@ func TestComparisons(t *testing.T) {
 		}
 		if got := r.metric("verdict_streams_cut_total", "reason", "refused"); got != 1 {
 			t.Errorf("got %v refused, want one", got)
+		}
+		for _, m := range mirrors {
+			m.disconnect()
+		}
+		r.close()
+	})
+}
+
+// TestShortOfMemory holds that pairs are shed, and then windows, once live objects take
+// what they may, and that what is missing is known.
+func TestShortOfMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := quick()
+		cfg.MaxMemory = 1
+		r := newRig(t, cfg)
+		m := newFakeMirror(t, "m1", 7, fakeRoute{name: "GET /x", pairs: 20, wrong: 0.5})
+		runtime.GC() // which is when live objects are counted
+		pass(2 * time.Second)
+		m.connect(r)
+		pass(20 * time.Second)
+		if got := r.metric("verdict_records_discarded_total", "reason", discardMemory); got < 15 {
+			t.Errorf("got %v windows discarded, want all", got)
+		}
+		if got := r.metric("verdict_stream_shed_total", "reason", "memory"); got < 50 {
+			t.Errorf("got %v pairs shed, want all", got)
+		}
+		if c := r.Comparison("s1"); c == nil || c.Document != nil {
+			t.Errorf("got %+v, want nothing judged", c)
+		}
+		m.disconnect()
+		r.close()
+	})
+}
+
+// TestTwoMirrors holds that users of two mirrors make no verdict, and that it says so.
+func TestTwoMirrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := quick()
+		cfg.Judge.MinDuration, cfg.Judge.WarmUp, cfg.Judge.WarmUpShare = 2*time.Minute, -1, -1
+		cfg.Join.Window = 5 * time.Second
+		r := newRig(t, cfg)
+		var mirrors []*fakeMirror
+		for i, id := range []string{"m1", "m2"} {
+			m := newFakeMirror(t, id, uint64(i), fakeRoute{name: "GET /x", pairs: 20, noisy: 0.5}) // of the same 2000 users
+			m.connect(r)
+			mirrors = append(mirrors, m)
+		}
+		pass(6 * time.Minute)
+		c := r.Comparison("s1")
+		if c.State == "pass" || !slices.ContainsFunc(c.Document.Reasons, func(r judge.Reason) bool { return r.Code == reasonUnordered }) {
+			t.Errorf("got %s, %+v, want no pass and the reason", c.State, c.Document.Reasons)
+		}
+		if got := r.metric("verdict_pairs_unordered_total"); got == 0 {
+			t.Error("no pair was left out, so that nothing is tested")
 		}
 		for _, m := range mirrors {
 			m.disconnect()

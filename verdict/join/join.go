@@ -87,8 +87,9 @@ type Counts struct {
 	// Seen and Lost are records; Lost are those that are missed as evidence. Shed
 	// were not looked at.
 	Seen, Lost, Shed uint64
-	// Unordered are pairs of users who were seen on two mirrors.
-	Unordered uint64
+	// Compared are pairs that are evidence, Unordered those of users who were seen on
+	// two mirrors.
+	Compared, Unordered uint64
 }
 
 // New returns an experiment without mirrors.
@@ -251,6 +252,7 @@ func (e *Experiment) Pair(id string, sequence uint64, p Pair, at time.Time) (evi
 		e.counts.Unordered++
 		return false, nil
 	}
+	e.counts.Compared++
 	if p.Shipped {
 		m.count(e.name(p.Route), p)
 	}
