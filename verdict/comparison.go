@@ -2,7 +2,6 @@ package verdict
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -277,22 +276,4 @@ func restoreComparison(s comparisonState, cfg *Config) (c *comparison, err error
 		return nil, fmt.Errorf("comparison %s: %w", s.Name, err)
 	}
 	return c, nil
-}
-
-// checkpoint is all comparisons, as the journal keeps them.
-type checkpoint struct {
-	Version     int
-	Comparisons []comparisonState
-}
-
-const checkpointVersion = 1
-
-func parseCheckpoint(b []byte) (cp checkpoint, err error) {
-	if err := json.Unmarshal(b, &cp); err != nil {
-		return cp, err
-	}
-	if cp.Version != checkpointVersion {
-		return cp, fmt.Errorf("version %d, want %d", cp.Version, checkpointVersion)
-	}
-	return cp, nil
 }

@@ -21,7 +21,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,7 +38,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pairv1 "darklaunch/api/pair/v1"
-	"darklaunch/internal/pairstream"
 	"darklaunch/verdict/compare"
 	"darklaunch/verdict/intake"
 	"darklaunch/verdict/join"
@@ -60,7 +58,8 @@ type Config struct {
 	Rules *compare.Rules
 	// Descriptors name the fields of gRPC messages; see compare.Config.
 	Descriptors compare.Descriptors
-	// Noise bounds what is kept of fields. Its Control and Rules are the server's.
+	// Noise bounds what is kept of fields. Its Control and Rules are the server's, and
+	// its zero ExampleBytes means 2 MiB.
 	Noise noise.Config
 	// NoiseBlock is how long the differences are gathered that are one piece of evidence
 	// of a field: longer than bursts of noise last. Zero means 30s.
@@ -98,6 +97,7 @@ func (c Config) withDefaults() Config {
 	c.MaxMemory = cmp.Or(c.MaxMemory, 256<<20)
 	c.NoiseBlock = cmp.Or(c.NoiseBlock, 30*time.Second)
 	c.Look = cmp.Or(c.Look, 10*time.Second)
+	c.Noise.ExampleBytes = cmp.Or(c.Noise.ExampleBytes, 2<<20)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -175,105 +175,6 @@ func New(cfg Config, reg prometheus.Registerer) (*Server, error) {
 	return s, nil
 }
 
-// open reads the state.
-func (s *Server) open() error {
-	j, last, err := journal.Open(s.cfg.State)
-	if err != nil {
-		return fmt.Errorf("open the state (%s): %w", s.cfg.State, err)
-	}
-	if err := s.recover(j, last); err != nil {
-		j.Close()
-		return fmt.Errorf("read the state (%s): %w", s.cfg.State, err)
-	}
-	s.journal = j
-	return nil
-}
-
-func (s *Server) recover(j *journal.Journal, last []byte) error {
-	if last != nil {
-		cp, err := parseCheckpoint(last)
-		if err != nil {
-			return err
-		}
-		for _, state := range cp.Comparisons {
-			c, err := restoreComparison(state, &s.cfg)
-			if err != nil {
-				return err
-			}
-			s.comparisons[c.key] = c
-			for _, m := range c.mirrors.Mirrors() {
-				s.mirrors[m.ID] = c
-			}
-		}
-	}
-	n := 0
-	cut, err := j.Replay(func(b []byte) error {
-		e, err := parseEntry(b)
-		if err != nil {
-			return err
-		}
-		n++
-		s.again(e)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	for _, c := range s.comparisons {
-		for _, m := range c.mirrors.Mirrors() {
-			c.mirrors.Left(m.ID, m.Last)
-		}
-		if c.document == nil && !c.evaluated.IsZero() {
-			c.evaluate(now)
-		}
-		if k := len(c.changes); s.hook != nil && k > 0 && c.changes[k-1].Number > c.told {
-			s.hook.tell(c.changes[k-1])
-		}
-		s.publish(c)
-	}
-	if last != nil || n > 0 {
-		s.log.Info("state read", "comparisons", len(s.comparisons), "entries", n, "cut", cut)
-	}
-	return nil
-}
-
-// again applies an entry of the journal. What was wrong with it the first time is
-// wrong with it now.
-func (s *Server) again(e entry) {
-	switch e.kind {
-	case began:
-		h := new(pairv1.Header)
-		if proto.Unmarshal(e.body, h) == nil {
-			_ = s.began(h, e.at)
-		}
-	case window:
-		if r, err := pairstream.Decode(e.body); err == nil && join.Check(r.GetWindow()) == nil {
-			_ = s.window(e, r.GetWindow())
-		}
-	case pair:
-		if o, err := parseCompared(e.body); err == nil {
-			_ = s.pair(e, o)
-		}
-	case shed:
-		s.shed(e)
-	case ended:
-		s.ended(e)
-	case closed:
-		if c := s.comparisons[e.who]; c != nil {
-			s.take(c, e.at)
-		}
-	case renewed:
-		if c := s.comparisons[e.who]; c != nil {
-			c.renew()
-		}
-	case notified:
-		if c := s.comparisons[e.who]; c != nil {
-			c.told = max(c.told, e.sequence)
-		}
-	}
-}
-
 // Serve reads a pair stream from conn, of which r has read the beginning, until it
 // ends, is cut off, or ctx ends. Run must be running.
 func (s *Server) Serve(ctx context.Context, conn net.Conn, r *bufio.Reader) {
@@ -309,14 +210,14 @@ func (s *Server) loop(served <-chan error) error {
 			for { // what streams said before they ended
 				select {
 				case e := <-s.intake.Events():
-					s.take1(e)
+					s.heard(e)
 					continue
 				default:
 				}
 				return err
 			}
 		case e := <-s.intake.Events():
-			s.take1(e)
+			s.heard(e)
 		case order := <-s.orders:
 			order()
 		case err := <-s.kept:
@@ -364,107 +265,8 @@ func (s *Server) remove(key string) {
 	s.commit()
 }
 
-// maxJournal is how large the journal may grow between checkpoints, in bytes.
-const maxJournal = 64 << 20
-
-// write puts an entry in the journal.
-func (s *Server) write(e entry) {
-	if s.journal == nil {
-		return
-	}
-	s.buf = e.append(s.buf[:0])
-	s.check(s.journal.Append(s.buf))
-}
-
-// check logs the first of a row of failures of the journal. Judging goes on: a
-// verdict that does not survive a restart is better than none.
-func (s *Server) check(err error) {
-	if err != nil && !s.broken {
-		s.log.Error("state not written", "err", err)
-	}
-	s.broken = err != nil
-	s.metrics.stateBroken.Set(float64(flag(s.broken)))
-}
-
-func flag(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// keep has another goroutine do what waits for the disk, if it is not still doing
-// so. kept gets the result.
-func (s *Server) keep(f func() error) bool {
-	if s.keeping {
-		return false
-	}
-	s.keeping = true
-	s.helpers.Go(func() { s.kept <- f() })
-	return true
-}
-
-// commit writes a checkpoint, now or once what is being written has been.
-func (s *Server) commit() {
-	if s.journal == nil {
-		return
-	}
-	if s.owed = s.keeping; s.owed {
-		return
-	}
-	state, err := s.checkpoint()
-	if err != nil {
-		s.check(err)
-		return
-	}
-	write, err := s.journal.Rotate()
-	if err != nil {
-		s.check(err)
-		return
-	}
-	s.keep(func() error { return write(state) })
-}
-
-// done takes the result of what keep was given.
-func (s *Server) done(err error) {
-	s.keeping = false
-	s.check(err)
-	if s.owed {
-		s.commit()
-	}
-}
-
-func (s *Server) checkpoint() ([]byte, error) {
-	cp := checkpoint{Version: checkpointVersion}
-	for _, key := range slices.Sorted(maps.Keys(s.comparisons)) {
-		state, err := s.comparisons[key].state()
-		if err != nil {
-			return nil, err
-		}
-		cp.Comparisons = append(cp.Comparisons, state)
-	}
-	return json.Marshal(cp)
-}
-
-// close writes what is known, and lets go of the state.
-func (s *Server) close() error {
-	if s.journal == nil {
-		return nil
-	}
-	for s.commit(); s.keeping; {
-		s.done(<-s.kept)
-	}
-	if err := s.journal.Close(); err != nil {
-		return fmt.Errorf("write the state: %w", err)
-	}
-	if s.broken {
-		return errors.New("the state could not be written")
-	}
-	return nil
-}
-
-// take1 takes an event: into the journal, and then into account.
-func (s *Server) take1(e intake.Event) {
+// heard takes an event: into the journal, and then into account.
+func (s *Server) heard(e intake.Event) {
 	defer e.Done()
 	in := entry{at: e.At, who: e.Mirror, sequence: e.Sequence, body: e.Raw}
 	switch e.Kind {
@@ -538,6 +340,8 @@ func (s *Server) began(h *pairv1.Header, at time.Time) error {
 		was.mirrors.Left(h.GetMirrorId(), at)
 	}
 	s.mirrors[h.GetMirrorId()] = c
+	// Each run of a mirror has a name of its own, and comparisons forget the oldest.
+	maps.DeleteFunc(s.mirrors, func(id string, of *comparison) bool { return !of.mirrors.Knows(id) })
 	s.publish(c)
 	return nil
 }
@@ -651,7 +455,7 @@ func (s *Server) publish(c *comparison) {
 
 // noteTold remembers that the webhook was told of a change, or will not be.
 func (s *Server) noteTold(change Change) {
-	s.order(func() {
+	_ = s.order(func() { // without it, it is told again at the next start
 		for key, c := range s.comparisons {
 			if c.name == change.Comparison {
 				c.told = max(c.told, change.Number)

@@ -128,6 +128,9 @@ func (e *Experiment) forget(at time.Time) bool {
 	return oldest != ""
 }
 
+// Knows reports whether a mirror has not been forgotten.
+func (e *Experiment) Knows(id string) bool { return e.mirrors[id] != nil }
+
 // Left tells that a mirror's stream has ended. It may come back.
 func (e *Experiment) Left(id string, at time.Time) {
 	if m := e.mirrors[id]; m != nil {

@@ -35,8 +35,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxRecord is the longest record, in bytes.
-const MaxRecord = 64 << 20
+// MaxRecord is the longest record, in bytes. A longer one is not written, as it could
+// not be read.
+const MaxRecord = 256 << 20
 
 // ErrInUse is returned by Open for a directory that another process has open.
 var ErrInUse = errors.New("the directory is in use by another verdict")
@@ -190,6 +191,9 @@ func (j *Journal) entriesPath(number uint64) string {
 // Append adds an entry. It has reached the system when Append returns, and so
 // survives the end of this process; Sync makes it survive that of the machine.
 func (j *Journal) Append(entry []byte) error {
+	if len(entry) > MaxRecord {
+		return fmt.Errorf("an entry of %d bytes, more than %d", len(entry), MaxRecord)
+	}
 	f := j.entries.Load()
 	n, err := f.Write(frame(entry))
 	if err != nil {
@@ -233,6 +237,9 @@ func (j *Journal) Rotate() (commit func(checkpoint []byte) error, err error) {
 
 // write puts a checkpoint in the place of the last one.
 func (j *Journal) write(number uint64, content []byte) error {
+	if len(content)+8 > MaxRecord {
+		return fmt.Errorf("a checkpoint of %d bytes, more than %d", len(content), MaxRecord)
+	}
 	beside := j.path("checkpoint.new")
 	f, err := os.OpenFile(beside, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
