@@ -5,8 +5,8 @@
 // soon as it is not what it should be, is silent, or is one too many; nothing is
 // allocated on the word of a length; and no more is decoded in a second than is
 // allowed. Windows wait for who takes the events, and then the mirror waits, which
-// drops what it has no room for. Pairs do not wait: those that are too many are
-// shed, and their number is told.
+// drops what it has no room for. Pairs wait for a second at most: those that are too
+// many are shed, and their number is told.
 package intake
 
 import (
@@ -362,8 +362,8 @@ const (
 // records hands on what comes after the header. io.EOF: the mirror has ended.
 func (s *stream) records(ctx context.Context, records *pairstream.Reader) error {
 	for {
-		if records.Buffered() == 0 || len(s.pairs) >= mostPairs || s.bytes >= mostPairBytes {
-			if err := s.flush(ctx); err != nil {
+		if records.Buffered() == 0 || s.many() {
+			if err := s.offer(ctx); err != nil {
 				return err
 			}
 		}
@@ -445,7 +445,7 @@ func (s *stream) pair(ctx context.Context, sequence uint64, raw []byte) error {
 		reason = shedLarge
 	case in.cfg.Full():
 		reason = shedMemory
-	case len(in.events) == cap(in.events):
+	case s.many(): // they were offered, and nobody took them
 		reason = shedQueue
 	case !in.budget.take(len(raw), time.Now()):
 		reason = shedRate
@@ -487,6 +487,30 @@ func (s *stream) large(raw []byte) bool {
 
 // skip notes a record that is not looked at.
 func (s *stream) skip(sequence uint64) { s.shed, s.sequence = s.shed+1, sequence }
+
+// many reports whether the pairs that came are as many as are handed on together.
+func (s *stream) many() bool { return len(s.pairs) >= mostPairs || s.bytes >= mostPairBytes }
+
+// patience is how long pairs wait for who takes the events, before more are shed.
+const patience = time.Second
+
+// offer hands on what came, if somebody takes it before long.
+func (s *stream) offer(ctx context.Context) error {
+	if len(s.pairs) == 0 {
+		return s.flush(ctx)
+	}
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case s.in.events <- Event{Kind: Pairs, Mirror: s.mirror, At: time.Now(), Pairs: s.pairs}:
+		s.pairs, s.bytes = nil, 0
+		return s.flush(ctx)
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // flush hands on the pairs that came, and tells of what was skipped after them.
 func (s *stream) flush(ctx context.Context) error {

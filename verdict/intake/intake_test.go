@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -341,37 +342,87 @@ func TestSheds(t *testing.T) {
 	})
 }
 
-// TestSlowTaker holds that a taker who is behind costs pairs, and that windows wait.
+// TestSlowTaker holds that a taker who is behind for long costs pairs, and that
+// windows wait.
 func TestSlowTaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, end := newRig(t, Config{})
 		r.hold = make(chan struct{})
 		records := []*pairv1.Record{hello("m")}
-		for n := uint64(1); n <= 200; n++ {
-			records = append(records, window(n))
+		const windows, pairs = 2 * queue, 4 * mostPairs
+		n := uint64(0)
+		for range pairs {
+			n++
+			records = append(records, pair(n, 1))
 		}
-		records = append(records, pair(201, 1), window(202))
 		conn := r.send(nil)
 		defer conn.Close()
 		data := streamOf(t, records...)
-		go conn.Write(data) // most of it waits
-		synctest.Wait()
-		r.mu.Lock()
-		if len(r.seen) != 0 {
-			t.Errorf("got %d events, want none taken yet", len(r.seen))
-		}
-		r.mu.Unlock()
+		go conn.Write(data)
+		time.Sleep(10 * patience)
 		close(r.hold)
-		saw := r.saw()
-		windows := 0
-		for _, s := range saw {
-			if len(s) > 8 && s[:8] == "m window" {
-				windows++
+		time.Sleep(10 * patience)
+		count := func(what string) (n int) {
+			for _, s := range r.saw() {
+				if strings.HasPrefix(s, "m "+what) {
+					n++
+				}
 			}
+			return n
 		}
-		if windows != 201 {
-			t.Errorf("got %d windows, want all 201", windows)
+		if got := count("pair"); got != pairs {
+			t.Errorf("got %d pairs, want all %d: the queue has room for them", got, pairs)
 		}
+		r.hold = make(chan struct{})
+		records = records[:0]
+		for range windows {
+			n++
+			records = append(records, window(n))
+		}
+		for range pairs {
+			n++
+			records = append(records, pair(n, 1))
+		}
+		records = append(records, window(n+1))
+		data = streamOf(t, records...)[len(pairstream.Magic):]
+		go conn.Write(data)
+		go func() {
+			time.Sleep(3 * r.cfg.Silence)
+			close(r.hold)
+		}()
+		time.Sleep(4 * r.cfg.Silence)
+		if got := count("window"); got != windows+1 {
+			t.Errorf("got %d windows, want all %d", got, windows+1)
+		}
+		end()
+	})
+}
+
+// TestSheddingQueue holds that pairs are shed while the queue is full of others' events.
+func TestSheddingQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, end := newRig(t, Config{})
+		r.hold = make(chan struct{})
+		conn := r.send(streamOf(t, hello("m")))
+		defer conn.Close()
+		r.hold <- struct{}{} // it began
+		synctest.Wait()
+		for range queue + 1 { // one is being taken
+			r.events <- Event{Kind: Ended, Mirror: "other"}
+		}
+		var records []*pairv1.Record
+		for n := range uint64(3 * mostPairs) {
+			records = append(records, pair(n+1, 1))
+		}
+		if _, err := conn.Write(streamOf(t, records...)[len(pairstream.Magic):]); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if got := testutil.ToFloat64(r.metrics.shed.WithLabelValues(shedQueue)); got == 0 || got > 2*mostPairs {
+			t.Errorf("got %v shed, want some of the %d that there was no room for", got, 2*mostPairs)
+		}
+		close(r.hold)
+		r.saw()
 		end()
 	})
 }
