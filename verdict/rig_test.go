@@ -34,6 +34,7 @@ type fakeMirror struct {
 	routes   []fakeRoute
 	sent     uint64 // copies
 	dropped  uint64
+	each     func(*fakeMirror) // called each second, may be nil
 
 	conn net.Conn
 	stop context.CancelFunc
@@ -80,6 +81,9 @@ func (m *fakeMirror) append(b []byte, r *pairv1.Record) []byte {
 
 // second is the records of the second that began at start: pairs, and the window.
 func (m *fakeMirror) second(start time.Time) (b []byte) {
+	if m.each != nil {
+		m.each(m)
+	}
 	w := &pairv1.Window{StartTime: start.Add(m.skew).UnixNano(), Length: int64(time.Second), Sending: true, Sampling: true}
 	for _, r := range m.routes {
 		window, pairs := m.route(r, start)

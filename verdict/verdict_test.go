@@ -192,3 +192,53 @@ func TestKilled(t *testing.T) {
 		killed.close()
 	})
 }
+
+// TestBrokenRig holds that evidence which can't be trusted makes no verdict, whatever
+// it says, and that the reason is named.
+func TestBrokenRig(t *testing.T) {
+	for _, tt := range []struct {
+		name, reason string
+		change       func(m *fakeMirror)
+		each         func(m *fakeMirror) // second
+	}{
+		{"records are lost", judge.ReasonStream, nil, func(m *fakeMirror) { m.sequence++ }},
+		{"the mirror chose not to show pairs", "", nil, func(m *fakeMirror) { m.sequence += 3; m.budget += 3 }},
+		{"copies are dropped by load", judge.ReasonDropped, nil, func(m *fakeMirror) { m.dropped += 2 }},
+		{"the clock is away", judge.ReasonClock, func(m *fakeMirror) { m.skew = 9 * time.Second }, nil},
+		{"the clock is far away", judge.ReasonNoData, func(m *fakeMirror) { m.skew = time.Hour }, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := quick()
+				cfg.Judge.MinDuration, cfg.Judge.WarmUp, cfg.Judge.WarmUpShare = 2*time.Minute, -1, -1
+				cfg.Judge.Metrics = []judge.Rule{{Name: judge.MetricErrors, Margin: 0.05}, {Name: judge.MetricDifferences, Margin: 0.05}, {Name: judge.MetricLatency, Margin: 0.5, Use: judge.UseWatch}}
+				cfg.Join.Window = 5 * time.Second
+				r := newRig(t, cfg)
+				m := newFakeMirror(t, "m1", 7, fakeRoute{name: "GET /x", pairs: 10})
+				m.each = tt.each
+				if tt.change != nil {
+					tt.change(m)
+				}
+				m.connect(r)
+				pass(6 * time.Minute)
+				c := r.Comparison("s1")
+				var codes []string
+				if c.Document != nil {
+					for _, reason := range c.Document.Reasons {
+						codes = append(codes, reason.Code)
+					}
+				}
+				switch {
+				case tt.reason == "" && c.State != "pass":
+					t.Errorf("got %s, %q, want pass", c.State, codes)
+				case tt.reason == judge.ReasonNoData && c.State != "warming":
+					t.Errorf("got %s, want nothing judged of what is of another time", c.State)
+				case tt.reason != "" && tt.reason != judge.ReasonNoData && (c.State == "pass" || c.State == "fail" || !slices.Contains(codes, tt.reason)):
+					t.Errorf("got %s, %q, want no verdict, and %s", c.State, codes, tt.reason)
+				}
+				m.disconnect()
+				r.close()
+			})
+		})
+	}
+}
