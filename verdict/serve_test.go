@@ -384,11 +384,11 @@ func TestTwoMirrors(t *testing.T) {
 		r := newRig(t, cfg)
 		var mirrors []*fakeMirror
 		for i, id := range []string{"m1", "m2"} {
-			m := newFakeMirror(t, id, uint64(i), fakeRoute{name: "GET /x", pairs: 20, noisy: 0.5}) // of the same 2000 users
+			m := newFakeMirror(t, id, uint64(i), fakeRoute{name: "GET /x", pairs: 10, noisy: 0.5}) // of the same 2000 users
 			m.connect(r)
 			mirrors = append(mirrors, m)
 		}
-		pass(6 * time.Minute)
+		pass(4 * time.Minute)
 		c := r.Comparison("s1")
 		if c.State == "pass" || !slices.ContainsFunc(c.Document.Reasons, func(r judge.Reason) bool { return r.Code == reasonUnordered }) {
 			t.Errorf("got %s, %+v, want no pass and the reason", c.State, c.Document.Reasons)

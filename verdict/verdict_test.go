@@ -29,8 +29,8 @@ func TestVerdicts(t *testing.T) {
 		{"failing", fakeRoute{name: "GET /x", pairs: 30, errors: 0.02}, "fail", judge.ReasonMargin, ""},
 		{"wrong", fakeRoute{name: "GET /x", pairs: 30, wrong: 0.02, noisy: 0.02}, "fail", "", "json:$.total"},
 	} {
-		if testing.Short() && tt.name == "failing" {
-			continue // it is like slow
+		if testing.Short() && tt.name != "wrong" {
+			continue // which is the longest way through all of it
 		}
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -151,7 +151,11 @@ func TestKilled(t *testing.T) {
 		a, b := newFakeMirror(t, "m1", 7, route), newFakeMirror(t, "m1", 7, route)
 		a.connect(whole)
 		b.connect(killed)
-		for i, run := range []time.Duration{400 * time.Millisecond, 7300 * time.Millisecond, 61 * time.Second, 10 * time.Second, 95500 * time.Millisecond, 200 * time.Second} {
+		runs := []time.Duration{400 * time.Millisecond, 7300 * time.Millisecond, 61 * time.Second, 10 * time.Second, 95500 * time.Millisecond, 200 * time.Second}
+		if testing.Short() {
+			runs = runs[2:5]
+		}
+		for i, run := range runs {
 			pass(run)
 			before := killed.look("s1")
 			dir := copyDir(t, other.State)
@@ -177,7 +181,7 @@ func TestKilled(t *testing.T) {
 		}
 		// A mirror that comes back begins a second anew, so that one may be missing of
 		// each time, and one at the end.
-		restarts := uint64(6)
+		restarts := uint64(len(runs))
 		for result, n := range sum(want.pairs) {
 			if have := sum(got.pairs)[result]; result == "same" && (have > n || have+20*(restarts+1) < n) {
 				t.Errorf("got %d pairs, want %d or a little less", have, n)
@@ -207,6 +211,9 @@ func TestBrokenRig(t *testing.T) {
 		{"the clock is away", judge.ReasonClock, func(m *fakeMirror) { m.skew = 9 * time.Second }, nil},
 		{"the clock is far away", judge.ReasonNoData, func(m *fakeMirror) { m.skew = time.Hour }, nil},
 	} {
+		if testing.Short() && tt.reason != judge.ReasonStream {
+			continue
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := quick()
