@@ -427,3 +427,46 @@ func TestRolloutsPage(t *testing.T) {
 		t.Errorf("got %d blocks and %+v", len(blocks), m)
 	}
 }
+
+// TestVerdictReload changes how it is judged by file and SIGHUP, and nothing by a file
+// that asks for more than can change, or is wrong.
+func TestVerdictReload(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "verdict.yaml")
+	token := filepath.Join(t.TempDir(), "token")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(token, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write("min-duration: 10m\n")
+	r := start(t, "verdict", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config", config, "--token", "@"+token)
+	admin := "http://" + r.ready("admin")
+	r.ready("verdict")
+	for _, step := range []struct{ text, want string }{
+		{"min-duration: soon\n", "min-duration"},
+		{"min-duration: 5m\nwindow: 5s\n", "only how it is judged can change"},
+		{"min-duration: 5m\nmetrics: [{name: errors, margin: 1pt}]\n", ""},
+	} {
+		write(step.text)
+		loaded := func() (s struct {
+			Config struct{ Loaded, Failed, Error string }
+		}) {
+			get(t, admin+"/api/v1/state", &s)
+			return s
+		}
+		before := loaded()
+		r.signal(syscall.SIGHUP)
+		waitFor(t, "the file to be read", func() bool { return loaded() != before })
+		if got := loaded().Config.Error; !strings.Contains(got, step.want) || step.want == "" && got != "" {
+			t.Errorf("%q: got %q, want %q in it", step.text, got, step.want)
+		}
+	}
+	r.signal(syscall.SIGTERM)
+	if code, _, stderr := r.end(); code != exitDone {
+		t.Errorf("got %d; stderr: %s", code, stderr)
+	}
+}
