@@ -37,6 +37,7 @@ bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on t
 	$(GO) test -run TestStallInRealTime -v ./loadgen/engine -full
 	$(GO) test -run '^$$' -bench Lag -benchtime 150x -count 5 ./loadgen/engine
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/verdict
 	$(GO) test -run '^$$' -bench WrongField -benchtime 1x -v ./verdict/noise
 	DARKLAUNCH_FULL=1 $(GO) test -run 'TestSampledUsers|TestBlackHole' -v -timeout 30m ./mirror # ten minutes of one mirror
 

@@ -71,8 +71,14 @@ type Config struct {
 
 	// Pairs is a file that the pair stream is written to, made anew. Empty is none.
 	Pairs string
-	// Verdict is the host:port that the pair stream is sent to. Empty is none.
+	// Verdict is where the pair stream is sent: host:port, https://host:port for TLS,
+	// or unix:PATH. Empty is none.
 	Verdict string
+	// VerdictToken comes before the stream, where the verdict asks for one.
+	VerdictToken string
+	// VerdictCA is a file (PEM) with the authorities that the verdict's certificate is
+	// verified against. Empty means the system's.
+	VerdictCA string
 	// Record lists what pairs may show in the clear, as record.Config.Allow.
 	Record []string
 

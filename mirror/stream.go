@@ -4,17 +4,22 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	pairv1 "darklaunch/api/pair/v1"
 	"darklaunch/internal/hist"
+	"darklaunch/internal/pairstream"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/pairs"
 	"darklaunch/mirror/record"
@@ -52,8 +57,9 @@ func (m *Mirror) openPairs(reg prometheus.Registerer) error {
 		cfg.Streams = append(cfg.Streams, pairs.NewStream(pairs.StreamConfig{Open: open, Header: header}))
 	}
 	if m.cfg.Verdict != "" {
-		open := func(ctx context.Context) (io.WriteCloser, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", m.cfg.Verdict)
+		open, err := m.cfg.openVerdict()
+		if err != nil {
+			return err
 		}
 		cfg.Streams = append(cfg.Streams, pairs.NewStream(pairs.StreamConfig{Open: open, Header: header}))
 	}
@@ -62,6 +68,55 @@ func (m *Mirror) openPairs(reg prometheus.Registerer) error {
 	header.Routes = m.pairs.Header()
 	return nil
 }
+
+// openVerdict returns what connects to the verdict.
+func (c *Config) openVerdict() (func(context.Context) (io.WriteCloser, error), error) {
+	network, address := "tcp", c.Verdict
+	var encrypted *tls.Config
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+	} else if hostport, ok := strings.CutPrefix(address, "https://"); ok {
+		host, _, err := net.SplitHostPort(hostport)
+		if err != nil {
+			return nil, fmt.Errorf("verdict %s: %w", address, err)
+		}
+		address, encrypted = hostport, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+	}
+	if c.VerdictCA != "" {
+		if encrypted == nil {
+			return nil, errors.New("authorities of a verdict that is not https://")
+		}
+		pem, err := os.ReadFile(c.VerdictCA)
+		if err != nil {
+			return nil, fmt.Errorf("authorities of the verdict: %w", err)
+		}
+		encrypted.RootCAs = x509.NewCertPool()
+		if !encrypted.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("authorities of the verdict: no certificate in %s", c.VerdictCA)
+		}
+	}
+	return func(ctx context.Context) (io.WriteCloser, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		if encrypted != nil {
+			conn = tls.Client(conn, encrypted)
+		}
+		if c.VerdictToken == "" {
+			return conn, nil
+		}
+		conn.SetWriteDeadline(time.Now().Add(tokenTimeout))
+		if _, err := conn.Write(pairstream.AppendToken(nil, c.VerdictToken)); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return conn, nil
+	}, nil
+}
+
+// tokenTimeout bounds the handshake and the token.
+const tokenTimeout = 10 * time.Second
 
 // streamRoles are the roles as the pair stream has them.
 var streamRoles = [lanes.NumRoles]pairv1.Role{lanes.Shadow: pairv1.Role_ROLE_SHADOW, lanes.Control: pairv1.Role_ROLE_CONTROL}

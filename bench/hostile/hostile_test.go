@@ -122,7 +122,7 @@ func miniProxy(protocol shadows.Protocol, manner string) Proxy {
 		if err != nil {
 			return nil, err
 		}
-		patience := 3 * time.Second
+		patience := 8 * time.Second
 		if manner == coupled {
 			patience = time.Minute // longer than any client's
 		}
@@ -184,7 +184,7 @@ func transport(protocol shadows.Protocol, shadow string) *http.Transport {
 
 // quick is a size for the race detector. The largest body is several times what the kernel
 // takes of a connection that nobody reads.
-var quick = Config{Seed: 1, Calls: 120, Conns: 8, Rate: 400, Patience: 3 * time.Second, MaxBody: 16 << 20, Upload: 8 << 20}
+var quick = Config{Seed: 1, Calls: 120, Conns: 8, Rate: 400, Patience: 8 * time.Second, MaxBody: 8 << 20, Upload: 8 << 20}
 
 // TestPlantedFaults: the suite catches what is wrong with a proxy, and no more.
 func TestPlantedFaults(t *testing.T) {

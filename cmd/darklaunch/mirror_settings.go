@@ -38,6 +38,8 @@ type mirrorSettings struct {
 	KillFile    string           `yaml:"kill-file"`
 	Recycle     bool             `yaml:"recycle"`
 	Verdict     string           `yaml:"verdict"`
+	Token       string           `yaml:"verdict-token"`
+	VerdictCA   string           `yaml:"verdict-ca"`
 	Pairs       string           `yaml:"pairs"`
 	Record      []string         `yaml:"record"`
 	Scrape      []string         `yaml:"scrape"`
@@ -159,7 +161,9 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.StringVar(&s.Front.LiveCA, "live-ca", "", "`file` (PEM) with the authorities that live's certificates are verified against")
 	f.BoolVar(&s.Front.LiveH2C, "live-h2c", false, "a plain live speaks HTTP/2 by prior knowledge: offer h2 to TLS clients")
 	f.Var(value[proxyProtocol]{&s.Front.Proxy, "side", one[proxyProtocol]("in", "out", "both"), text[proxyProtocol]}, "proxy-protocol", "PROXY protocol: in demands it of clients, out sends it to live, or both")
-	f.StringVar(&s.Verdict, "verdict", "", "send the pair stream to a verdict at this `address`")
+	f.StringVar(&s.Verdict, "verdict", "", "send the pair stream to a verdict at this `address`: host:port, https://host:port or unix:PATH")
+	f.StringVar(&s.Token, "verdict-token", "", "`token` (or @FILE that holds it) that the verdict asks for")
+	f.StringVar(&s.VerdictCA, "verdict-ca", "", "`file` (PEM) with the authorities that the verdict's certificate is verified against")
 	f.StringVar(&s.Pairs, "pairs", "", "write the pair stream to this `file`; see mirror pairs")
 	f.StringVar(&s.State, "state", "", "`directory` that remembers whose state on the shadow equals live's; empty forgets")
 	f.StringVar(&s.KillFile, "kill-file", "", "mirroring is off while there is a file at this `path`")
@@ -198,7 +202,7 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 	cfg := mirror.Config{
 		Shadow: s.Shadow, Salt: s.Salt, Sample: int32(s.Sample), Admit: int32(s.Admit), Missing: missingKeys[s.Missing],
 		Allow: s.Allow, Deny: s.Deny, Unsafe: s.Unsafe, State: s.State, KillFile: s.KillFile, Switchback: int32(s.Switchback), Recycle: s.Recycle,
-		Verdict: s.Verdict, Pairs: s.Pairs, Record: s.Record, Version: buildVersion().Version,
+		Verdict: s.Verdict, VerdictCA: s.VerdictCA, Pairs: s.Pairs, Record: s.Record, Version: buildVersion().Version,
 		InFlight: s.Limits.InFlight, PendingBytes: int(s.Limits.PendingBytes), MaxBody: int(s.Limits.MaxBody),
 		MaxAge: s.Limits.MaxAge, ShadowTimeout: s.Limits.ShadowTimeout,
 		Guard:     guard.Config{Overhead: s.Guard.Overhead, Errors: float64(s.Guard.Errors) / sample.Buckets, Blocks: s.Guard.Blocks},
@@ -224,6 +228,10 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 			return cfg, usageErrorf("%w", err)
 		}
 		cfg.Scrape.Targets = append(cfg.Scrape.Targets, t)
+	}
+	var err error
+	if cfg.VerdictToken, err = readToken(s.Token, "--verdict-token"); err != nil {
+		return cfg, err
 	}
 	fronts := s.Fronts
 	if len(fronts) == 0 {

@@ -216,6 +216,7 @@ func TestMirrorRefuses(t *testing.T) {
 		{good + " --missing-key perhaps", "want one of"},
 		{good + " --switchback 60%", "switchback"},
 		{good + " --tls-cert x", "go together"},
+		{good + " --verdict 127.0.0.1:1 --verdict-ca x", "not https://"},
 		{good + " --config " + file("sampel: 1%\n"), "sampel: unknown key"},
 		{good + " --config " + file("sample: 1\n"), "sample: got number, want string"},
 		{good + " --config " + file("fronts: [{name: a, listen: 127.0.0.1:0, live: [127.0.0.1:1]}]\n"), "belong to one of them"},

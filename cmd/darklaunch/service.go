@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -77,14 +76,8 @@ func (p *program) newService(ctx context.Context, name string, flags serviceFlag
 	if err != nil {
 		return nil, usageErrorf("--log-format: %w", err)
 	}
-	if token, isFile := strings.CutPrefix(flags.adminToken, "@"); isFile {
-		b, err := os.ReadFile(token)
-		if err != nil {
-			return nil, fmt.Errorf("read --admin-token: %w", err)
-		}
-		if flags.adminToken = strings.TrimSpace(string(b)); flags.adminToken == "" {
-			return nil, fmt.Errorf("read --admin-token: %s holds no token", token)
-		}
+	if flags.adminToken, err = readToken(flags.adminToken, "--admin-token"); err != nil {
+		return nil, err
 	}
 	s := &service{name: name, flags: flags, out: out, log: log, registry: prometheus.NewRegistry()}
 	tracing := ops.TracingConfig{Service: "darklaunch " + name}
@@ -95,6 +88,22 @@ func (p *program) newService(ctx context.Context, name string, flags serviceFlag
 	}
 	s.tracing = ops.NewTracing(tracing)
 	return s, nil
+}
+
+// readToken is token, or what the file holds that it names as @FILE.
+func readToken(token, flag string) (string, error) {
+	file, isFile := strings.CutPrefix(token, "@")
+	if !isFile {
+		return token, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", flag, err)
+	}
+	if token = strings.TrimSpace(string(b)); token == "" {
+		return "", fmt.Errorf("read %s: %s holds no token", flag, file)
+	}
+	return token, nil
 }
 
 // newExporter sends nothing yet: a collector that is down costs spans, never the command.
@@ -165,7 +174,7 @@ func (s *service) listeners() (parts []ops.Part, err error) {
 }
 
 func (s *service) adminPart(l net.Listener) (ops.Part, error) {
-	cert, err := s.certificate()
+	cert, err := certificate(s.flags.adminCert, s.flags.keyPEM, "--admin-tls-cert", "--admin-tls-key")
 	if err != nil {
 		return ops.Part{}, err
 	}
@@ -189,19 +198,20 @@ func (s *service) adminPart(l net.Listener) (ops.Part, error) {
 	return ops.Part{Name: "admin", Run: ops.Serve(l, h, s.log)}, nil
 }
 
-func (s *service) certificate() (*tls.Certificate, error) {
+// certificate loads the one that two flags name; nil if neither is set.
+func certificate(file, key, fileFlag, keyFlag string) (*tls.Certificate, error) {
 	switch {
-	case s.flags.adminCert == "" && s.flags.keyPEM == "":
+	case file == "" && key == "":
 		return nil, nil
-	case s.flags.adminCert == "" || s.flags.keyPEM == "":
-		return nil, usageErrorf("--admin-tls-cert and --admin-tls-key go together")
+	case file == "" || key == "":
+		return nil, usageErrorf("%s and %s go together", fileFlag, keyFlag)
 	}
-	cert, err := tls.LoadX509KeyPair(s.flags.adminCert, s.flags.keyPEM)
+	cert, err := tls.LoadX509KeyPair(file, key)
 	if err != nil {
-		return nil, fmt.Errorf("load --admin-tls-cert: %w", err)
+		return nil, fmt.Errorf("load %s: %w", fileFlag, err)
 	}
 	if cert.Leaf == nil {
-		return nil, errors.New("load --admin-tls-cert: no certificate in it")
+		return nil, fmt.Errorf("load %s: no certificate in it", fileFlag)
 	}
 	return &cert, nil
 }

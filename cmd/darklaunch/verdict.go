@@ -14,6 +14,6 @@ or inconclusive, with the reasons.`,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.verdictCompare())
+	cmd.AddCommand(p.verdictCompare(), p.verdictServe(), p.verdictInit())
 	return cmd
 }

@@ -76,14 +76,7 @@ func CheckAdmin(l net.Listener, cert *tls.Certificate, token string) error {
 // somewhere else can use a browser here as its hands, by a form, by a script
 // or by a name that it points at us.
 func Admin(l net.Listener, cert *tls.Certificate, cfg AdminConfig) http.Handler {
-	a := &admin{cfg: cfg, log: logger(cfg.Log), started: time.Now(), loopback: Loopback(l.Addr())}
-	if cert != nil {
-		a.leaf = cert.Leaf
-	}
-	if cfg.Token != "" {
-		a.token = sha256.Sum256([]byte(cfg.Token))
-	}
-
+	a := newAdmin(l, cert, cfg)
 	inner := http.NewServeMux()
 	inner.HandleFunc("GET /{$}", a.servePage)
 	inner.HandleFunc("GET /api/v1/state", a.serveState)
@@ -100,6 +93,28 @@ func Admin(l net.Listener, cert *tls.Certificate, cfg AdminConfig) http.Handler 
 	outer := Metrics(cfg.Registry, cfg.Ready)
 	outer.Handle("/", a.guard(cfg.Tracing.Handler("admin", inner)))
 	return a.ownHost(outer)
+}
+
+// Guard is h behind what protects an admin listener: the host's name, the bearer
+// token where one is set, and what a changing request must be. See Admin. On a
+// unix socket any name will do: no browser reaches one.
+func Guard(l net.Listener, cert *tls.Certificate, token string, log *slog.Logger, h http.Handler) http.Handler {
+	a := newAdmin(l, cert, AdminConfig{Token: token, Log: log})
+	if l.Addr().Network() == "unix" {
+		return a.guard(h)
+	}
+	return a.ownHost(a.guard(h))
+}
+
+func newAdmin(l net.Listener, cert *tls.Certificate, cfg AdminConfig) *admin {
+	a := &admin{cfg: cfg, log: logger(cfg.Log), started: time.Now(), loopback: Loopback(l.Addr())}
+	if cert != nil {
+		a.leaf = cert.Leaf
+	}
+	if cfg.Token != "" {
+		a.token = sha256.Sum256([]byte(cfg.Token))
+	}
+	return a
 }
 
 // Metrics answers what --metrics offers, and no more: /metrics of reg and the
@@ -164,7 +179,7 @@ func (a *admin) guard(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.cfg.Token != "" && !a.hasToken(r) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="darklaunch"`)
-			http.Error(w, "the bearer token of --admin-token is needed", http.StatusUnauthorized)
+			http.Error(w, "a bearer token is needed", http.StatusUnauthorized)
 			return
 		}
 		if safe(r.Method) {

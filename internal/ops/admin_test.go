@@ -285,3 +285,44 @@ func TestListenTellsWhatIsWrong(t *testing.T) {
 		t.Errorf("got %v, want an error that names the flag", err)
 	}
 }
+
+// unixListener is a listener on a unix socket.
+type unixListener struct{ net.Listener }
+
+func (unixListener) Addr() net.Addr { return &net.UnixAddr{Net: "unix", Name: "/s"} }
+
+// TestGuard holds that a listener which is not the admin's is protected as that is.
+func TestGuard(t *testing.T) {
+	local := listen(t)
+	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	for _, tc := range []struct {
+		name   string
+		l      net.Listener
+		token  string
+		method string
+		host   string
+		header map[string]string
+		want   int
+	}{
+		{"read", local, "", "GET", "127.0.0.1", nil, 418},
+		{"rebound name", local, "", "GET", "evil.example", nil, 421},
+		{"any name on a socket", unixListener{local}, "", "GET", "verdict", nil, 418},
+		{"no token", local, "t", "GET", "127.0.0.1", nil, 401},
+		{"no token on a socket", unixListener{local}, "t", "GET", "x", nil, 401},
+		{"token", local, "t", "GET", "127.0.0.1", map[string]string{"Authorization": "Bearer t"}, 418},
+		{"change as a form", local, "", "POST", "127.0.0.1", nil, 415},
+		{"change", local, "", "POST", "127.0.0.1", map[string]string{"Content-Type": "application/json"}, 418},
+		{"change from another page", local, "", "POST", "127.0.0.1", map[string]string{"Content-Type": "application/json", "Origin": "http://evil.example"}, 403},
+	} {
+		r := httptest.NewRequest(tc.method, "/", nil)
+		r.Host = tc.host
+		for k, v := range tc.header {
+			r.Header.Set(k, v)
+		}
+		w := httptest.NewRecorder()
+		Guard(tc.l, nil, tc.token, nil, ok).ServeHTTP(w, r)
+		if w.Code != tc.want {
+			t.Errorf("%s: got %d, want %d", tc.name, w.Code, tc.want)
+		}
+	}
+}

@@ -2,7 +2,8 @@
 // a mirror writes them, a verdict reads them, and neither need import the other.
 //
 // A stream is Magic, then records, each its length as a varint and so many bytes
-// of a pairv1.Record. The first is a Header.
+// of a pairv1.Record. The first is a Header. On a connection to who asks for it, a
+// token comes before Magic.
 package pairstream
 
 import (
@@ -24,6 +25,9 @@ const Magic = "DLPAIRS1"
 
 // MaxRecord is the largest record, in bytes.
 const MaxRecord = 4 << 20
+
+// keepBuffer is the largest buffer that a Reader keeps from record to record.
+const keepBuffer = 256 << 10
 
 var (
 	// ErrMagic is returned by Next where a stream does not begin with Magic.
@@ -52,6 +56,7 @@ func Append(dst []byte, r *pairv1.Record) ([]byte, error) {
 // It is not safe for concurrent use.
 type Reader struct {
 	r      *bufio.Reader
+	begun  bool // Magic has been read
 	header *pairv1.Header
 	buf    []byte
 	offset int64
@@ -76,16 +81,12 @@ func (r *Reader) Next() (*pairv1.Record, error) {
 }
 
 func (r *Reader) next() (*pairv1.Record, error) {
-	if r.header == nil {
-		if err := r.magic(); err != nil {
-			return nil, err
-		}
-	}
-	if err := r.read(); err != nil {
+	raw, err := r.raw()
+	if err != nil {
 		return nil, err
 	}
-	record := new(pairv1.Record)
-	if err := proto.Unmarshal(r.buf, record); err != nil {
+	record, err := Decode(raw)
+	if err != nil {
 		return nil, err
 	}
 	if h := record.GetHeader(); (h == nil) != (r.header != nil) {
@@ -94,6 +95,32 @@ func (r *Reader) next() (*pairv1.Record, error) {
 		r.header = h
 	}
 	return record, nil
+}
+
+// Raw returns the next record as it came, for Peek and Decode: the caller may do
+// with fewer than all. The bytes are the Reader's again at its next call. Errors
+// are those of Next; the Header must be read by Next.
+func (r *Reader) Raw() ([]byte, error) {
+	raw, err := r.raw()
+	if err != nil && err != io.EOF {
+		return nil, fmt.Errorf("pair stream at byte %d: %w", r.offset, err)
+	}
+	return raw, err
+}
+
+// Buffered is how many bytes there are already of what comes next: 0 if the next
+// call may have to wait.
+func (r *Reader) Buffered() int { return r.r.Buffered() }
+
+func (r *Reader) raw() ([]byte, error) {
+	if !r.begun {
+		if err := r.magic(); err != nil {
+			return nil, err
+		}
+		r.begun = true
+	}
+	err := r.read()
+	return r.buf, err
 }
 
 func (r *Reader) magic() error {
@@ -114,6 +141,9 @@ func (r *Reader) read() error {
 		return err
 	case size > MaxRecord:
 		return fmt.Errorf("%d bytes: %w", size, ErrTooLarge)
+	}
+	if cap(r.buf) > keepBuffer {
+		r.buf = nil
 	}
 	r.buf = r.buf[:0]
 	for len(r.buf) < int(size) {

@@ -13,7 +13,9 @@
 // The 8 bytes "DLPAIRS1", then records: each its length as a varint, at most
 // 4 MiB, and so many bytes of a Record. The first record is a Header. After a
 // reconnect the stream begins anew, with magic and Header; `sequence` goes on.
-// internal/pairstream reads and writes it.
+// Who asks for a token gets it before the magic: the 8 bytes "DLTOKEN1", its length
+// as a varint, at most 4096, and the token. internal/pairstream reads and writes
+// both.
 //
 // # What counts as what
 //
