@@ -2,7 +2,7 @@ package mirror
 
 import (
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"darklaunch/mirror/lanes"
@@ -53,7 +53,8 @@ func (c *connection) Request(x *observe.Exchange) observe.Mode {
 		x.Tag = &r.passing[b2i(d.Author.Sampled)]
 		return observe.Ignore
 	}
-	t := &candidate{passing: r.passing[b2i(d.Author.Sampled)], decision: d, final: final, marked: marked, unsafe: unsafe, id: c.exchange.ID}
+	t := c.newCandidate()
+	*t = candidate{passing: r.passing[b2i(d.Author.Sampled)], decision: d, final: final, marked: marked, unsafe: unsafe, id: c.exchange.ID}
 	x.Tag = t
 	if !final {
 		return observe.Keep
@@ -64,6 +65,16 @@ func (c *connection) Request(x *observe.Exchange) observe.Mode {
 		return observe.Ignore
 	}
 	return observe.Keep
+}
+
+func (c *connection) newCandidate() *candidate {
+	n := len(c.spare)
+	if n == 0 {
+		return new(candidate)
+	}
+	t := c.spare[n-1]
+	c.spare = c.spare[:n-1]
+	return t
 }
 
 // settle lets go of keys, which lie in the exchange's memory.
@@ -156,6 +167,7 @@ func (c *connection) Done(x *observe.Exchange) {
 		c.decide(x, t)
 		c.m.count(x, &t.passing)
 		c.judge(x, t)
+		c.spare = append(c.spare, t)
 	default: // malformed, and its request was never told
 	}
 }
@@ -203,6 +215,7 @@ func (c *connection) judge(x *observe.Exchange, t *candidate) {
 		}
 	}
 	if t.marked || !t.decision.Admitted || unread(x) {
+		p.recycle()
 		return
 	}
 	c.m.offer(x, p, t.unkept)
@@ -210,7 +223,8 @@ func (c *connection) judge(x *observe.Exchange, t *candidate) {
 
 // pending is what a copy of x would be: live did what live says, until end.
 func (c *connection) pending(x *observe.Exchange, t *candidate, live lanes.Effect, end time.Time) *pending {
-	p := &pending{route: t.route, front: c.f}
+	p := c.m.pendings.Get().(*pending)
+	p.route, p.front = t.route, c.f
 	p.copy.Users = t.users(p.one[:0])
 	c.meet(p.copy.Users)
 	p.copy.Author, p.copy.Unsafe, p.copy.Live = t.decision.Author.Admitted && !t.nobody, t.unsafe, live
@@ -287,14 +301,58 @@ type pending struct {
 	author uint64
 	pair   pairs.Pair
 
-	build      sync.Once
+	legs [lanes.NumRoles]leg
+
+	// What is sent, once a leg is due.
+	built      bool
 	unassigned bool // the role decides something that live decided otherwise
 	calls      [1]shadow.Call
 	sent       shadow.Copy
+
+	release func()       // end, made once
+	uses    atomic.Int32 // by the lanes, and by each leg that the loop has
 }
 
+func newPending() any {
+	p := new(pending)
+	p.release = p.end
+	return p
+}
+
+// end is lanes.Copy.Release.
+func (p *pending) end() {
+	if p.x != nil {
+		p.front.m.pairs.End(&p.pair)
+		p.x.Release()
+	}
+	p.unused()
+}
+
+// unused says that one of those who use p does so no more. The lanes let go of a
+// copy that was dropped when the loop learns of it, which still has its job then.
+func (p *pending) unused() {
+	if p.uses.Add(-1) == 0 {
+		p.recycle()
+	}
+}
+
+// recycle gives p back, of which nobody knows any more.
+func (p *pending) recycle() {
+	pool, call := &p.front.m.pendings, p.calls[0]
+	release := p.release
+	*p = pending{}
+	p.release = release
+	if cap(call.Header)+cap(call.Trailer) <= spareFields {
+		p.calls[0].Header, p.calls[0].Trailer = call.Header[:0], call.Trailer[:0]
+	}
+	pool.Put(p)
+}
+
+// spareFields is how many fields a pending in the pool has room for at most.
+const spareFields = 64
+
 // offer hands a copy to the lanes, and reports whether it took x to be sent.
-func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) bool {
+func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) (took bool) {
 	m.at(stageOffer)
 	take, drop := x.Take, lanes.NotDropped
 	if p.copy.Stream {
@@ -310,10 +368,6 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) boo
 			p.copy.Bytes = int64(p.x.Held())
 			p.sent.ID, p.sent.Key = newID(), p.author
 			p.pair = pairs.Pair{Route: p.route.stats.pairs, ID: p.sent.ID, Key: p.author, Author: p.pair.Author, Unsafe: p.copy.Unsafe, Live: p.x}
-			p.copy.Release = func() {
-				m.pairs.End(&p.pair)
-				p.x.Release()
-			}
 		}
 	}
 	for r, b := range p.front.backends {
@@ -326,11 +380,16 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) boo
 		}
 	}
 	p.pair.Roles = p.copy.Roles
-	p.copy.Payload = p
-	if !m.lanes.Offer(&p.copy) && p.x != nil {
-		p.x.Release()
+	p.copy.Payload, p.copy.Release = p, p.release
+	p.uses.Store(1)
+	took = p.x != nil
+	if !m.lanes.Offer(&p.copy) {
+		if p.x != nil {
+			p.x.Release()
+		}
+		p.recycle()
 	}
-	return p.x != nil
+	return took
 }
 
 // whyNot says why x can't be sent again though it is admitted.
@@ -356,16 +415,18 @@ func (m *Mirror) whyNot(x *observe.Exchange, unkept lanes.Reason) lanes.Reason {
 
 // call returns the copy as a backend takes it.
 func (p *pending) call() *shadow.Copy {
-	p.build.Do(func() {
-		p.calls[0].Observed(p.x, p.route.name)
-		p.calls[0].Stream = p.copy.Stream
-		p.sent.Calls = p.calls[:]
-		if !p.copy.Unsafe {
-			return // live decided nothing
-		}
-		for _, a := range p.front.assign {
-			p.unassigned = !a.Apply(p.x, &p.calls[0]) || p.unassigned
-		}
-	})
+	if p.built {
+		return &p.sent
+	}
+	p.built = true
+	p.calls[0].Observed(p.x, p.route.name)
+	p.calls[0].Stream = p.copy.Stream
+	p.sent.Calls = p.calls[:]
+	if !p.copy.Unsafe {
+		return &p.sent // live decided nothing
+	}
+	for _, a := range p.front.assign {
+		p.unassigned = !a.Apply(p.x, &p.calls[0]) || p.unassigned
+	}
 	return &p.sent
 }

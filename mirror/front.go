@@ -270,6 +270,7 @@ type connection struct {
 	opaque   bool
 
 	exchange sample.Exchange // scratch, but for Client
+	spare    []*candidate    // as many as were ever open at once
 	users    map[uint64]lanes.User
 	crowded  bool // more users than are remembered
 	blind    bool // the decoder has given up

@@ -43,28 +43,30 @@ import (
 // Mirror is one data plane. Make it with New; its methods are safe for
 // concurrent use.
 type Mirror struct {
-	cfg      Config
-	log      *slog.Logger
-	metrics  *metrics
-	observer *observe.Observer
-	sampler  *sample.Sampler
-	early    *sample.Sampler // decides by the header what later keys may still change
-	share    atomic.Pointer[sample.Share]
-	lanes    *lanes.Lanes
-	shadow   *shadow.Backend // nil without one
-	fronts   []*front
-	pairs    *pairs.Pairs
-	told     bool // somebody reads the pairs
-	ships    bool // some routes' pairs are compared by who reads them
-	scraper  *process.Scraper
-	tally    tally
-	learner  learner
-	account  *account      // of what live's exchanges hold
-	answers  *account      // of what roles' do
-	ids      atomic.Uint64 // of exchanges, for sample.MissingRandom
-	second   chan leg      // the other role of departures for two
-	streams  chan struct{} // one for each stream that is being sent
-	unsafe   bool          // some route copies what may change state
+	cfg       Config
+	log       *slog.Logger
+	metrics   *metrics
+	observer  *observe.Observer
+	sampler   *sample.Sampler
+	early     *sample.Sampler // decides by the header what later keys may still change
+	share     atomic.Pointer[sample.Share]
+	lanes     *lanes.Lanes
+	loop      *shadow.Loop    // sends copies
+	second    *leg            // the other role of what the loop took last
+	shadow    *shadow.Backend // nil without one
+	fronts    []*front
+	pairs     *pairs.Pairs
+	told      bool // somebody reads the pairs
+	ships     bool // some routes' pairs are compared by who reads them
+	scraper   *process.Scraper
+	tally     tally
+	learner   learner
+	account   *account      // of what live's exchanges hold
+	answers   *account      // of what roles' do
+	pendings  sync.Pool     // of *pending
+	ids       atomic.Uint64 // of exchanges, for sample.MissingRandom
+	streaming int           // streams that the loop is sending
+	unsafe    bool          // some route copies what may change state
 
 	switches switches
 	harm     harm
@@ -91,9 +93,8 @@ func New(cfg Config, reg prometheus.Registerer) (*Mirror, error) {
 	m.share.Store(&sample.Share{Sample: cfg.Sample, Admit: cfg.Admit})
 	m.observer = observe.New(observe.Config{MaxBody: cfg.MaxBody, Account: m.account})
 	m.metrics = newMetrics(reg)
+	m.pendings.New = newPending
 	m.harm.guard = guard.New(cfg.Guard)
-	m.second = make(chan leg)
-	m.streams = make(chan struct{}, cfg.InFlight)
 	m.sending.Store(true)
 	m.switches.m = m
 
@@ -139,7 +140,6 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 			// many again may be streams.
 			MaxCalls: 3 * m.cfg.InFlight,
 			KeepBody: m.keepAnswer(), Account: m.answers, Metrics: metrics,
-			Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
 		})
 	}
 	m.unsafe = m.cfg.Unsafe
@@ -160,6 +160,10 @@ func (m *Mirror) openFronts(metrics *shadow.Metrics) (err error) {
 		}
 		f.expect()
 	}
+	m.loop = shadow.NewLoop(shadow.LoopConfig{
+		Next:     m.next,
+		Panicked: func(v any) { m.panicked("backend", v, debug.Stack()) },
+	}, m.backends()...)
 	return nil
 }
 
@@ -177,6 +181,7 @@ func (m *Mirror) openLanes() (err error) {
 		InFlight: m.cfg.InFlight, MaxBytes: int64(m.cfg.PendingBytes), MaxAge: m.cfg.MaxAge,
 		// The backend gives up first, and looks at the time in steps.
 		Timeout: m.cfg.ShadowTimeout + m.cfg.ShadowTimeout/10,
+		Due:     m.loop.Wake,
 	})
 	return err
 }
@@ -223,7 +228,7 @@ func (m *Mirror) loops() int { return max(1, (runtime.NumCPU()-1)/len(m.fronts))
 
 // Loops is how many goroutines sit in epoll: GOMAXPROCS should exceed it by
 // two, so that everything else finds a P at once.
-func (m *Mirror) Loops() int { return m.loops() * len(m.fronts) }
+func (m *Mirror) Loops() int { return m.loops()*len(m.fronts) + 1 }
 
 // Listener is a front that accepts.
 type Listener struct {
@@ -292,16 +297,13 @@ func (m *Mirror) Run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var helpers sync.WaitGroup
-	for _, b := range m.backends() {
-		m.keep(background, &helpers, "backend", b.Run)
-	}
+	m.keep(background, &helpers, "sender", m.loop.Run)
 	m.keep(background, &helpers, "lanes", m.lanes.Run)
 	m.keep(background, &helpers, "switches", m.switches.watch)
 	m.keep(background, &helpers, "guard", m.blocks)
 	if len(m.cfg.Scrape.Targets) > 0 {
 		m.keep(background, &helpers, "scraper", m.scraper.Run)
 	}
-	m.startSenders(background, &helpers)
 	telling, told := context.WithCancel(context.WithoutCancel(ctx))
 	defer told()
 	var teller sync.WaitGroup

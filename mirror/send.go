@@ -1,147 +1,136 @@
 package mirror
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
-	"sync"
 
+	"darklaunch/mirror/ids"
 	"darklaunch/mirror/lanes"
 	"darklaunch/mirror/shadow"
 )
 
-// leg is a copy on its way to one role.
+// leg is a copy on its way to one role. It implements shadow.Handler, and belongs
+// to the goroutine of the loop that sends.
 type leg struct {
-	p    *pending
-	role lanes.Role
+	p        *pending
+	role     lanes.Role
+	job      shadow.Job
+	table    *ids.Table // of the role's ids; nil if it has live's
+	judged   bool
+	unknown  bool // it has ids that could not be rewritten
+	panicked bool // before it was sent
 }
 
-// startSenders starts the goroutines that send copies. There are as many as
-// copies may be under way, so that a role that is slow keeps none from the
-// other; as many again take the second role of copies that leave for two.
-func (m *Mirror) startSenders(ctx context.Context, wg *sync.WaitGroup) {
-	n := m.cfg.InFlight
-	if m.hasControl() {
-		n *= int(lanes.NumRoles)
-		for range n {
-			m.keep(ctx, wg, "sender", m.sendSecond)
-		}
-	}
-	for range n {
-		m.keep(ctx, wg, "sender", func(ctx context.Context) error { return m.sendNext(ctx, wg) })
-	}
-}
-
-// sendNext sends copies that are due, until the lanes are closed.
-func (m *Mirror) sendNext(ctx context.Context, streams *sync.WaitGroup) error {
+// next is shadow.LoopConfig.Next: it returns a copy that is due.
+func (m *Mirror) next() *shadow.Job {
 	for {
-		d, err := m.lanes.Next(ctx)
-		if err != nil {
-			return err
-		}
-		p := d.Copy.Payload.(*pending)
-		roles := d.Roles()
-		if d.Copy.Stream {
-			for _, role := range roles {
-				m.sendStream(leg{p, role}, streams)
-			}
-			continue
-		}
-		if len(roles) > 1 {
-			m.second <- leg{p, roles[0]} // a receiver is free: see startSenders
-		}
-		m.send(leg{p, roles[len(roles)-1]})
-	}
-}
-
-// sendStream sends a leg that may take long, beside those that may not.
-func (m *Mirror) sendStream(l leg, wg *sync.WaitGroup) {
-	select {
-	case m.streams <- struct{}{}:
-		wg.Go(func() {
-			defer func() { <-m.streams }()
-			m.send(l)
-		})
-	default: // as many are under way as may be
-		m.lanes.Drop(&l.p.copy, l.role, lanes.Streaming)
-	}
-}
-
-func (m *Mirror) sendSecond(ctx context.Context) error {
-	for {
-		select {
-		case l := <-m.second:
-			m.send(l)
-		case <-ctx.Done():
+		l := m.nextLeg()
+		if l == nil {
 			return nil
 		}
-	}
-}
-
-// send sends one leg. A panic ends the leg and not the sender.
-func (m *Mirror) send(l leg) {
-	begun := false
-	var a attempt
-	if m.guarded("sender", func() { a = m.attempt(l, &begun) }) {
-		a.panicked = true
-	}
-	switch {
-	case a.panicked && !begun:
+		if l.p.copy.Stream && m.streaming >= m.cfg.InFlight { // as many are under way as may be
+			m.guarded("sender", func() { m.lanes.Drop(&l.p.copy, l.role, lanes.Streaming) })
+			l.p.unused()
+			continue
+		}
+		if !m.guarded("sender", l.prepare) {
+			return &l.job
+		}
 		m.guarded("sender", func() { m.lanes.Drop(&l.p.copy, l.role, lanes.Panic) })
-	case a.panicked, a.err == nil:
-		m.guarded("sender", func() { m.lanes.Done(&l.p.copy, l.role, a.effect) })
-	case errors.Is(a.err, shadow.ErrDropped): // the lanes have ended it
-	default:
-		m.guarded("sender", func() { m.lanes.Drop(&l.p.copy, l.role, dropFor(a.err)) })
+		l.p.unused()
 	}
 }
 
-// attempt is what became of sending a leg.
-type attempt struct {
-	effect   lanes.Effect
-	err      error // it was not sent
-	panicked bool
+// nextLeg returns a leg that is due. The roles of a departure follow one another.
+func (m *Mirror) nextLeg() (l *leg) {
+	if l, m.second = m.second, nil; l != nil {
+		return l
+	}
+	m.guarded("sender", func() {
+		d, ok := m.lanes.Take()
+		if !ok {
+			return
+		}
+		p := d.Copy.Payload.(*pending)
+		for _, role := range d.Roles() {
+			one := &p.legs[role]
+			one.p, one.role = p, role
+			p.uses.Add(1)
+			if l == nil {
+				l = one
+			} else {
+				m.second = one
+			}
+		}
+	})
+	return l
 }
 
-func (m *Mirror) attempt(l leg, begun *bool) attempt {
-	m.at(stageSend)
-	judged := false
+func (l *leg) prepare() {
+	l.p.front.m.at(stageSend)
 	b := l.p.front.backends[l.role]
-	o := b.NewOutcome()
 	own := l.p.call()
-	unknown := l.p.unassigned
-	table := l.p.front.ids[l.role]
-	if table != nil {
+	l.unknown, l.table = l.p.unassigned, l.p.front.ids[l.role]
+	if l.table != nil {
 		var missing bool
-		own, missing = table.Copy(own)
-		unknown = unknown || missing
+		own, missing = l.table.Copy(own)
+		l.unknown = l.unknown || missing
 	}
-	err := b.Send(own, func() (ok bool) {
-		judged, ok = m.lanes.Sent(&l.p.copy, l.role)
-		*begun = ok
-		return ok
-	}, o)
-	if err != nil {
-		o.Release()
-		return attempt{err: err}
+	l.job = shadow.Job{Backend: b, Copy: own, Outcome: b.NewOutcome(), Handler: l}
+	if l.p.copy.Stream {
+		l.p.front.m.streaming++
 	}
-	m.at(stagePair)
+}
+
+// Begin implements shadow.Handler.
+func (l *leg) Begin() (ok bool) {
+	m := l.p.front.m
+	l.panicked = m.guarded("sender", func() { l.judged, ok = m.lanes.Sent(&l.p.copy, l.role) })
+	return ok
+}
+
+// End implements shadow.Handler.
+func (l *leg) End(err error) {
+	m, effect := l.p.front.m, lanes.Unknown
+	if l.p.copy.Stream {
+		m.streaming--
+	}
+	if err == nil {
+		m.guarded("sender", func() { effect = l.answered() })
+	} else {
+		l.job.Outcome.Release()
+	}
+	m.guarded("sender", func() {
+		switch {
+		case err == nil:
+			m.lanes.Done(&l.p.copy, l.role, effect)
+		case l.panicked:
+			m.lanes.Drop(&l.p.copy, l.role, lanes.Panic)
+		case errors.Is(err, shadow.ErrDropped): // the lanes have ended it
+		default:
+			m.lanes.Drop(&l.p.copy, l.role, dropFor(err))
+		}
+	})
+	l.p.unused()
+}
+
+// answered hands on what became of a copy that was sent, and says what the role did.
+func (l *leg) answered() lanes.Effect {
+	l.p.front.m.at(stagePair)
+	o := l.job.Outcome
 	a := o.Answers[len(o.Answers)-1]
 	effect := lanes.Unknown
-	if a.Err == nil {
+	if a.Err == nil && !o.Stopped {
 		effect = effectOf(a.Status, a.GRPC)
 	}
-	if o.Stopped {
-		effect = lanes.Unknown
-	}
-	if table != nil {
+	if l.table != nil {
 		for _, a := range o.Answers {
-			unknown = table.Answer(l.p.x, a) || unknown
+			l.unknown = l.table.Answer(l.p.x, a) || l.unknown
 		}
 	}
-	l.p.pair.Answered(l.role, o, judged, unknown)
-	return attempt{effect: effect}
+	l.p.pair.Answered(l.role, o, l.judged, l.unknown)
+	return effect
 }
 
 func dropFor(err error) lanes.Reason {

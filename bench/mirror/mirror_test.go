@@ -29,8 +29,12 @@ var (
 	length = flag.Duration("length", 4*time.Second, "of one run")
 )
 
-// rate is the fixed rate, far below what the slowest proxy can do for HTTP/1.1.
-const rate = 3000
+// The fixed rates, a second, are far below what the slowest proxy can do; with
+// bodies of 64 KiB that is less.
+const (
+	rate      = 3000
+	rateLarge = 300
+)
 
 // A proxy is a variant that runs.
 type proxy struct {
@@ -165,26 +169,43 @@ func section(b *testing.B, name, what string, ps []proxy, sh *rig.Backend, fixed
 	}
 }
 
+// The bars, as shares of what others cost in the same run.
+var (
+	claimsHTTP = []side.Claim{
+		{Over: "darklaunch", Base: "nginx", Limit: 1.1},
+		{Over: "darklaunch, 100 %", Base: "nginx, 100 %", Limit: 0.4},
+		{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
+	}
+	claimsGRPC = []side.Claim{
+		{Over: "darklaunch", Base: "HAProxy", Limit: 0.6},
+		{Over: "darklaunch, 100 %", Base: "HAProxy", Limit: 0.8},
+		{Over: "darklaunch, 100 %", Base: "nginx, 100 %", Limit: 0.4},
+	}
+)
+
+// size is one size of bodies.
+type size struct {
+	name  string
+	bytes int
+	path  string // of Web's answer
+	rate  float64
+}
+
+var sizes = []size{{"200 bytes", 200, "/", rate}, {"64 KiB", 64 << 10, "/64k", rateLarge}}
+
 // BenchmarkHTTP is for -benchtime 1x; its own time says nothing.
 func BenchmarkHTTP(b *testing.B) {
 	for b.Loop() {
 		live, sh := rig.Web(b), rig.Web(b)
 		ps := start(b, false, live.Addr, sh)
-		section(b, "HTTP/1.1, 200 bytes, saturated", "wrk, 64 connections", ps, sh, false, []side.Claim{
-			{Over: "darklaunch", Base: "nginx", Limit: 1.1},
-			{Over: "darklaunch, 10 %", Base: "darklaunch", Limit: 1.15},
-			{Over: "darklaunch, 100 %", Base: "nginx, 100 %", Limit: 0.4},
-			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
-		}, func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+"/", 64, *length) })
-		section(b, "HTTP/1.1, 64 KiB, saturated", "wrk, 64 connections", ps, sh, false, []side.Claim{
-			{Over: "darklaunch", Base: "nginx", Limit: 1.1},
-		}, func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+"/64k", 64, *length) })
-		section(b, fmt.Sprintf("HTTP/1.1, 200 bytes, %d/s", rate), "h2load --h1 --rps, 64 connections, latency from the sending", ps, sh, true, []side.Claim{
-			{Over: "darklaunch", Base: "nginx", Limit: 1.15},
-			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
-		}, func(addr string) (rig.Load, error) {
-			return rig.H2load{URL: "http://" + addr + "/", HTTP1: true, Clients: 64, Rate: rate, For: *length}.Run(b)
-		})
+		for _, z := range sizes {
+			section(b, fmt.Sprintf("HTTP/1.1, answers of %s, saturated", z.name), "wrk, 64 connections", ps, sh, false, claimsHTTP,
+				func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+z.path, 64, *length) })
+			section(b, fmt.Sprintf("HTTP/1.1, answers of %s, %.0f/s", z.name, z.rate), "h2load --h1 --rps, 64 connections, latency from the sending", ps, sh, true, nil,
+				func(addr string) (rig.Load, error) {
+					return rig.H2load{URL: "http://" + addr + z.path, HTTP1: true, Clients: 64, Rate: z.rate, For: *length}.Run(b)
+				})
+		}
 	}
 }
 
@@ -193,32 +214,27 @@ func BenchmarkGRPC(b *testing.B) {
 	for b.Loop() {
 		live, sh := rig.Echo(b), rig.Echo(b)
 		ps := start(b, true, live.Addr, sh)
-		data := filepath.Join(b.TempDir(), "body")
-		msg := make([]byte, 5+200)
-		binary.BigEndian.PutUint32(msg[1:], 200)
-		if err := os.WriteFile(data, msg, 0o600); err != nil {
-			b.Fatal(err)
-		}
 		// To h2load any answer is a success: its status is in the trailers.
 		for _, p := range ps {
 			if err := call(b.Context(), p.server.Addr); err != nil {
 				b.Fatalf("%s: %v", p.name, err)
 			}
 		}
-		run := func(rate float64) func(addr string) (rig.Load, error) {
-			return func(addr string) (rig.Load, error) {
-				return rig.H2load{URL: "http://" + addr + "/bench.Echo/Call", Data: data, GRPC: true, Clients: 4, Streams: 16, Rate: rate, For: *length}.Run(b)
+		for _, z := range sizes {
+			data := filepath.Join(b.TempDir(), "body")
+			msg := make([]byte, 5+z.bytes)
+			binary.BigEndian.PutUint32(msg[1:], uint32(z.bytes))
+			if err := os.WriteFile(data, msg, 0o600); err != nil {
+				b.Fatal(err)
 			}
+			run := func(rate float64) func(addr string) (rig.Load, error) {
+				return func(addr string) (rig.Load, error) {
+					return rig.H2load{URL: "http://" + addr + "/bench.Echo/Call", Data: data, GRPC: true, Clients: 4, Streams: 16, Rate: rate, For: *length}.Run(b)
+				}
+			}
+			section(b, fmt.Sprintf("gRPC unary, %s each way, saturated", z.name), "h2load, 4 connections, 16 streams", ps, sh, false, claimsGRPC, run(0))
+			section(b, fmt.Sprintf("gRPC unary, %s each way, %.0f/s", z.name, z.rate), "h2load --rps, 4 connections, 16 streams, latency from the sending", ps, sh, true, nil, run(z.rate))
 		}
-		section(b, "gRPC unary, 200 bytes, saturated", "h2load, 4 connections, 16 streams", ps, sh, false, []side.Claim{
-			{Over: "darklaunch", Base: "HAProxy", Limit: 0.5},
-			{Over: "darklaunch, 10 %", Base: "darklaunch", Limit: 1.15},
-			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
-		}, run(0))
-		section(b, fmt.Sprintf("gRPC unary, 200 bytes, %d/s", rate), "h2load --rps, 4 connections, 16 streams, latency from the sending", ps, sh, true, []side.Claim{
-			{Over: "darklaunch", Base: "HAProxy", Limit: 1.15},
-			{Over: "darklaunch, 100 %", Base: "Envoy", Limit: 0.3},
-		}, run(rate))
 	}
 }
 

@@ -48,12 +48,15 @@ func newCore(cfg Config) *core {
 	}
 }
 
-// offer takes a copy of an exchange that live has ended. It returns false,
-// having counted nothing, if no user of it is admitted.
-func (c *core) offer(cp *Copy, now int64) bool {
-	if len(cp.Users) > 0 && !slices.ContainsFunc(cp.Users, c.admitted) {
-		return false
-	}
+// offerable reports whether a copy is for somebody, and some user of it among
+// the first admit.
+func (cp *Copy) offerable(admit int32) bool {
+	return cp.Roles != [NumRoles]bool{} &&
+		(len(cp.Users) == 0 || slices.ContainsFunc(cp.Users, func(u User) bool { return u.Rank < admit }))
+}
+
+// offer takes a copy of an exchange that live has ended, and that is offerable.
+func (c *core) offer(cp *Copy, now int64) {
 	c.relieve(now)
 	cp.offered = now
 	cp.start = min(cp.start, cp.end)
@@ -66,9 +69,6 @@ func (c *core) offer(cp *Copy, now int64) bool {
 		c.count.Offered[r]++
 		c.count.Pending[r]++
 	}
-	if cp.undecided == 0 {
-		return false
-	}
 	c.aging.push(&cp.aging, cp)
 	c.count.Copies++
 	c.count.Bytes += cp.Bytes
@@ -80,7 +80,7 @@ func (c *core) offer(cp *Copy, now int64) bool {
 	}
 	if why != NotDropped {
 		c.dropAll(cp, why, now)
-		return true
+		return
 	}
 	for r := range cp.legs {
 		if cp.legs[r].phase == waiting && cp.Drop[r] != NotDropped {
@@ -90,7 +90,6 @@ func (c *core) offer(cp *Copy, now int64) bool {
 	if cp.undecided > 0 {
 		c.enter(cp, now)
 	}
-	return true
 }
 
 // refuse says why cp can have no place at all.

@@ -60,7 +60,7 @@ func (w *world) newCopy() *Copy {
 	}
 	for range w.pick(4) {
 		u := userOf(uint64(w.pick(worldUsers)))
-		if w.c.admitted(u) { // now and then twice
+		if u.Rank < w.c.admit { // now and then twice
 			cp.Users = append(cp.Users, u)
 		}
 	}
@@ -119,9 +119,10 @@ func (w *world) step() error {
 
 func (w *world) offer() {
 	cp := w.newCopy()
-	if !w.c.offer(cp, w.now) {
+	if !cp.offerable(w.c.admit) {
 		return
 	}
+	w.c.offer(cp, w.now)
 	for r := range cp.Roles {
 		if cp.Roles[r] {
 			w.offered[r]++
@@ -334,7 +335,7 @@ func (w *world) check(before moment, admin bool) error {
 // shedNow reports whether all users of cp are admitted ones who are shed.
 func (w *world) shedNow(cp *Copy) bool {
 	for _, u := range cp.Users {
-		if !w.c.admitted(u) {
+		if u.Rank >= w.c.admit {
 			return false // lowered by the operator: what is pending still leaves
 		}
 	}

@@ -15,21 +15,23 @@
 // The decisions are made by a deterministic core; Lanes puts a lock, a clock
 // and a directory around it. Sending itself is up to the caller:
 //
-//	for {
-//		d, err := l.Next(ctx)            // a copy is due
-//		for _, role := range d.Roles() { // one goroutine each, started in this order
+//	for d, ok := l.Take(); ok; d, ok = l.Take() { // copies that are due
+//		for _, role := range d.Roles() {           // in this order
 //			judged, ok := l.Sent(d.Copy, role) // just before the first byte
 //			...
-//			l.Done(d.Copy, role, lanes.Did)    // answered
+//			l.Done(d.Copy, role, lanes.Did)    // answered: more may be due
 //		}
 //	}
+//
+// Who offers copies is on the way of live and must not wait for who sends them:
+// an offer is put down, and taken in by whoever uses the lanes next.
 package lanes
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -73,6 +75,9 @@ type Config struct {
 	// Timeout is how long a copy that was sent may hold its lanes. The sender
 	// should have given up by then. Zero means 5s.
 	Timeout time.Duration
+	// Due is called when there may be something to Take, though it has been told
+	// that there was nothing. It must not block. Nil tells nobody.
+	Due func()
 	// RecoverAfter is how long it must have been calm before users who were
 	// shed come back, and between two steps. Zero means 10s.
 	RecoverAfter time.Duration
@@ -100,24 +105,37 @@ func fill[T int | int64 | time.Duration](v *T, otherwise T) {
 // tickEvery is how late a bound in time may be noticed.
 const tickEvery = 100 * time.Millisecond
 
-// ErrClosed is returned by Next after Close.
-var ErrClosed = errors.New("lanes: closed")
-
-// Lanes is safe for any number of goroutines. No method but Next waits for
-// anything but the lock, which is never held during I/O, and Close, which
-// writes the state.
+// Lanes is safe for any number of goroutines. No method waits for anything but
+// the lock, which is never held during I/O, and Close, which writes the state.
 type Lanes struct {
 	epoch time.Time // instants are measured from here, so that they never go back
-	wake  chan struct{}
+	due   func()
 	wait  prometheus.Histogram
 	state *state // nil: none is kept
 	start Start
 
-	mu     sync.Mutex
+	inbox inbox
+
+	mu     sync.Mutex // before inbox.mu
 	core   *core
 	closed bool
 	late   hist.Hist // since the last Lateness
 }
+
+// inbox holds copies that were offered and that the core has not seen. Its lock
+// is held for no longer than an append, but while the share is changed.
+type inbox struct {
+	some atomic.Bool // false: list is empty
+
+	mu    sync.Mutex
+	admit int32 // the core's
+	list  []*Copy
+	spare []*Copy // the other list
+}
+
+// maxInbox bounds the copies that wait for the core: who offers one more takes
+// them in.
+const maxInbox = 256
 
 // Departure is a copy that is due.
 type Departure struct {
@@ -138,7 +156,7 @@ func Open(cfg Config) (*Lanes, error) {
 	cfg = cfg.withDefaults()
 	l := &Lanes{
 		epoch: time.Now(),
-		wake:  make(chan struct{}, 1),
+		due:   cfg.Due,
 		wait: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "mirror_copy_wait_seconds", Help: "From the end of live's exchange until a copy of it was sent.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10), NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
@@ -149,6 +167,10 @@ func Open(cfg Config) (*Lanes, error) {
 	if l.state, l.start, err = openState(cfg, l.core, l.now()); err != nil {
 		return nil, fmt.Errorf("state %s: %w", cfg.State, err)
 	}
+	if l.due == nil {
+		l.due = func() {}
+	}
+	l.inbox.admit = l.core.admit
 	return l, nil
 }
 
@@ -166,23 +188,50 @@ func (l *Lanes) instant(t time.Time) int64 {
 
 // locked runs f on the core, and does what follows from it.
 func (l *Lanes) locked(f func(c *core, now int64)) {
-	freed, due := l.run(f)
-	if due {
-		l.signal()
+	if l.run(f) {
+		l.due()
 	}
+}
+
+// run is locked for who will Take.
+func (l *Lanes) run(f func(c *core, now int64)) (due bool) {
+	freed, due := l.runCore(f)
 	for freed != nil {
 		cp := freed
 		freed, cp.nextFreed = cp.nextFreed, nil
 		cp.Release()
 	}
+	return due
 }
 
-func (l *Lanes) run(f func(c *core, now int64)) (freed *Copy, due bool) {
+func (l *Lanes) runCore(f func(c *core, now int64)) (freed *Copy, due bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f(l.core, l.now())
+	now := l.now()
+	l.takeIn(now)
+	f(l.core, now)
 	freed, l.core.freed = l.core.freed, nil
 	return freed, l.core.due()
+}
+
+// takeIn offers the core what has come in; mu is held.
+func (l *Lanes) takeIn(now int64) {
+	in := &l.inbox
+	if !in.some.Load() {
+		return
+	}
+	in.mu.Lock()
+	list := in.list
+	in.list, in.spare = in.spare, nil
+	in.some.Store(false)
+	in.mu.Unlock()
+	for i, cp := range list {
+		l.core.offer(cp, now)
+		list[i] = nil
+	}
+	in.mu.Lock()
+	in.spare = list[:0]
+	in.mu.Unlock()
 }
 
 // Offer takes a copy whose exchange has ended on live. It returns false if no
@@ -190,42 +239,30 @@ func (l *Lanes) run(f func(c *core, now int64)) (freed *Copy, due bool) {
 // not counted.
 func (l *Lanes) Offer(cp *Copy) bool {
 	cp.start, cp.end = l.instant(cp.Start), l.instant(cp.End)
-	taken := false
-	l.locked(func(c *core, now int64) { taken = c.offer(cp, now) })
+	in := &l.inbox
+	in.mu.Lock()
+	taken := cp.offerable(in.admit)
+	if taken {
+		in.list = append(in.list, cp)
+		in.some.Store(true)
+	}
+	full := len(in.list) >= maxInbox
+	in.mu.Unlock()
+	switch {
+	case full:
+		l.locked(func(*core, int64) {})
+	case taken:
+		l.due()
+	}
 	return taken
 }
 
-// Next waits for a copy that is due. The caller sends it to each of the
-// departure's roles, and tells of each by Sent and Done, or by Drop instead of
-// Sent. It returns ctx's error, or ErrClosed.
-func (l *Lanes) Next(ctx context.Context) (Departure, error) {
-	for {
-		l.mu.Lock()
-		d, ok := l.core.take()
-		more, closed := l.core.due(), l.closed
-		l.mu.Unlock()
-		if more || closed {
-			l.signal() // for the next to call
-		}
-		if ok {
-			return d, nil
-		}
-		if closed {
-			return d, ErrClosed
-		}
-		select {
-		case <-l.wake:
-		case <-ctx.Done():
-			return d, ctx.Err()
-		}
-	}
-}
-
-func (l *Lanes) signal() {
-	select {
-	case l.wake <- struct{}{}:
-	default: // somebody is being woken already, and wakes the next one
-	}
+// Take returns a copy that is due, or false if there is none. The caller sends
+// it to each of the departure's roles, and tells of each by Sent and Done, or by
+// Drop instead of Sent. After these there may be more to take.
+func (l *Lanes) Take() (d Departure, ok bool) {
+	l.run(func(c *core, _ int64) { d, ok = c.take() })
+	return d, ok
 }
 
 // Sent says that the first byte of a copy is about to be written to a role, or
@@ -234,12 +271,12 @@ func (l *Lanes) signal() {
 // something about the role: its users are clean, and sampled.
 func (l *Lanes) Sent(cp *Copy, role Role) (judged, ok bool) {
 	var waited int64
-	l.locked(func(c *core, now int64) {
+	l.run(func(c *core, now int64) {
 		due := cp.legs[role].since
 		if judged, ok = c.begin(cp, role, now); ok {
 			l.late.Record(time.Duration(now - due))
 		}
-		waited = now - cp.offered
+		waited = now - cp.end
 	})
 	if ok {
 		l.wait.Observe(time.Duration(waited).Seconds())
@@ -259,12 +296,12 @@ func (l *Lanes) Lateness(into *hist.Hist) {
 // Done says how a copy ended that was sent: Did or DidNot by the role's answer,
 // Unknown when it failed, timed out or stopped between calls.
 func (l *Lanes) Done(cp *Copy, role Role, effect Effect) {
-	l.locked(func(c *core, now int64) { c.done(cp, role, effect, now) })
+	l.run(func(c *core, now int64) { c.done(cp, role, effect, now) })
 }
 
 // Drop says that a copy that was due will not be sent.
 func (l *Lanes) Drop(cp *Copy, role Role, why Reason) {
-	l.locked(func(c *core, now int64) { c.giveBack(cp, role, why, now) })
+	l.run(func(c *core, now int64) { c.giveBack(cp, role, why, now) })
 }
 
 // Off stops sending: what is pending is dropped for why, and so is what is
@@ -291,7 +328,18 @@ func (l *Lanes) Hold(on bool) {
 
 // SetShare changes who is in. Users who come in are tainted until seeded.
 func (l *Lanes) SetShare(sample, admit int32) {
-	l.locked(func(c *core, now int64) { c.setShare(sample, admit, now) })
+	l.locked(func(c *core, now int64) {
+		in := &l.inbox
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		for _, cp := range in.list { // offered while others were admitted
+			c.offer(cp, now)
+		}
+		clear(in.list)
+		in.list = in.list[:0]
+		c.setShare(sample, admit, now)
+		in.admit = c.admit
+	})
 }
 
 // Missed says that live did, or may have done, something unsafe of users that
@@ -364,7 +412,6 @@ func (l *Lanes) Close() error {
 			saved = c.save(l.state.salt, now)
 		}
 	})
-	l.signal()
 	if saved == nil {
 		return nil
 	}

@@ -2,7 +2,6 @@ package lanes
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -52,17 +51,35 @@ func write(ids ...uint64) *Copy {
 	return &Copy{Users: us(ids...), Author: true, Unsafe: true, Live: Did, Start: now, End: now, Roles: both}
 }
 
-// due returns what is due now without waiting for more.
-func due(t *testing.T, l *Lanes) (ds []Departure) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for {
-		d, err := l.Next(ctx)
-		if err != nil {
-			return ds
-		}
+// due returns what is due now.
+func due(l *Lanes) (ds []Departure) {
+	for d, ok := l.Take(); ok; d, ok = l.Take() {
 		ds = append(ds, d)
+	}
+	return ds
+}
+
+// bell wakes goroutines that take.
+type bell chan struct{}
+
+func (b bell) ring() {
+	select {
+	case b <- struct{}{}:
+	default:
+	}
+}
+
+// next waits for a copy that is due; false is the end of ctx.
+func (b bell) next(ctx context.Context, l *Lanes) (Departure, bool) {
+	for {
+		if d, ok := l.Take(); ok {
+			return d, true
+		}
+		select {
+		case <-b:
+		case <-ctx.Done():
+			return Departure{}, false
+		}
 	}
 }
 
@@ -70,7 +87,7 @@ func due(t *testing.T, l *Lanes) (ds []Departure) {
 func sendAll(t *testing.T, l *Lanes) map[*Copy][]Role {
 	t.Helper()
 	out := map[*Copy][]Role{}
-	for _, d := range due(t, l) {
+	for _, d := range due(l) {
 		for _, r := range d.Roles() {
 			if _, ok := l.Sent(d.Copy, r); ok {
 				out[d.Copy] = append(out[d.Copy], r)
@@ -145,7 +162,7 @@ func TestRolesLeaveTogetherInRandomOrder(t *testing.T) {
 	for i := range uint64(1000) {
 		cp := write(i)
 		l.Offer(cp)
-		ds := due(t, l)
+		ds := due(l)
 		if len(ds) != 1 || len(ds[0].Roles()) != 2 {
 			t.Fatalf("got %d departures, want one for both roles", len(ds))
 		}
@@ -273,7 +290,7 @@ func TestOffTakesEffectAtOnce(t *testing.T) {
 		}
 		l.Offer(cps[0])
 		l.Offer(cps[1])
-		sent := due(t, l)[0]
+		sent := due(l)[0]
 		for _, r := range sent.Roles() {
 			l.Sent(sent.Copy, r)
 		}
@@ -444,50 +461,77 @@ func TestACopyTooLargeShedsNobody(t *testing.T) {
 	}
 }
 
-func TestNextWaitsAndWakes(t *testing.T) {
+func TestTellsOfWhatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := mustOpen(t, all(Config{}))
+		b := make(bell, 1)
+		l := mustOpen(t, all(Config{Due: b.ring}))
+		ctx, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		var got, closed atomic.Int32
-		for range 4 {
-			wg.Go(func() {
-				for {
-					d, err := l.Next(t.Context())
-					if errors.Is(err, ErrClosed) {
-						closed.Add(1)
-						return
-					}
-					got.Add(1)
-					for _, r := range d.Roles() {
-						l.Sent(d.Copy, r)
-						l.Done(d.Copy, r, Did)
-					}
+		got := 0
+		wg.Go(func() {
+			for d, ok := b.next(ctx, l); ok; d, ok = b.next(ctx, l) {
+				got++
+				for _, r := range d.Roles() {
+					l.Sent(d.Copy, r)
+					l.Done(d.Copy, r, Did)
 				}
-			})
-		}
+			}
+		})
 		synctest.Wait()
-		for i := range uint64(50) {
-			l.Offer(write(i % 5))
-			time.Sleep(time.Millisecond)
+		for i := range 50 {
+			l.Offer(write(uint64(i % 5)))
+			synctest.Wait()
+			if got != i+1 {
+				t.Fatalf("got %d departures of %d offers", got, i+1)
+			}
 		}
+		l.Hold(true)
+		l.Offer(write(1))
 		synctest.Wait()
-		if n := got.Load(); n < 50 {
-			t.Errorf("got %d departures, want at least 50", n)
+		l.Hold(false)
+		synctest.Wait()
+		if got != 51 {
+			t.Errorf("got %d departures after a hold, want 51", got)
 		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
+		stop()
 		wg.Wait()
-		if closed.Load() != 4 {
-			t.Errorf("%d of 4 waiters were told of the end", closed.Load())
-		}
 	})
+}
+
+// TestOffersAreTakenIn offers without anybody who takes: offers wait for the
+// core up to their bound, and every look at the lanes takes them in.
+func TestOffersAreTakenIn(t *testing.T) {
+	l := mustOpen(t, all(Config{MaxCopies: 10 * maxInbox}))
+	for i := range 2*maxInbox + 5 {
+		if !l.Offer(write(uint64(i))) {
+			t.Fatal("an offer is not taken")
+		}
+		if n := len(l.inbox.list); n >= maxInbox {
+			t.Fatalf("%d copies wait for the core, want fewer than %d", n, maxInbox)
+		}
+	}
+	if len(l.inbox.list) != 5 {
+		t.Errorf("got %d copies that wait, want 5", len(l.inbox.list))
+	}
+	if s := l.Snapshot(); s.Offered[Shadow] != 2*maxInbox+5 || s.Pending[Shadow] != 2*maxInbox+5 {
+		t.Errorf("got %d offered, %d pending, want %d", s.Offered[Shadow], s.Pending[Shadow], 2*maxInbox+5)
+	}
+	// Those who were admitted when they offered are counted, whoever comes later is not.
+	l.Offer(write(7))
+	l.SetShare(5, 5)
+	if l.Offer(write(7)) {
+		t.Error("a user who is not admitted any more is taken")
+	}
+	if s := l.Snapshot(); s.Offered[Shadow] != 2*maxInbox+6 {
+		t.Errorf("got %d offered, want %d", s.Offered[Shadow], 2*maxInbox+6)
+	}
 }
 
 // TestEveryScrapeAddsUp scrapes while copies are offered, sent, dropped and
 // killed by several goroutines: in each scrape the sum is exact.
 func TestEveryScrapeAddsUp(t *testing.T) {
-	l := mustOpen(t, all(Config{InFlight: 8, LaneCopies: 4, MaxBytes: 20_000, MaxAge: 5 * time.Millisecond, Timeout: 2 * time.Millisecond}))
+	b := make(bell, 1)
+	l := mustOpen(t, all(Config{Due: b.ring, InFlight: 8, LaneCopies: 4, MaxBytes: 20_000, MaxAge: 5 * time.Millisecond, Timeout: 2 * time.Millisecond}))
 	reg := prometheus.NewPedanticRegistry()
 	if err := reg.Register(l); err != nil {
 		t.Fatal(err)
@@ -498,11 +542,7 @@ func TestEveryScrapeAddsUp(t *testing.T) {
 	for i := range 3 {
 		senders.Go(func() {
 			rnd := rand.New(rand.NewPCG(uint64(i), 0))
-			for {
-				d, err := l.Next(ctx)
-				if err != nil {
-					return
-				}
+			for d, ok := b.next(ctx, l); ok; d, ok = b.next(ctx, l) {
 				for _, r := range d.Roles() {
 					if rnd.IntN(10) == 0 {
 						l.Drop(d.Copy, r, BreakerOpen)
@@ -693,7 +733,6 @@ func BenchmarkOfferSendDone(b *testing.B) {
 	for _, members := range []int{1, 3} {
 		b.Run(fmt.Sprintf("users=%d", members), func(b *testing.B) {
 			l := mustOpen(b, all(Config{}))
-			ctx := context.Background()
 			now := time.Now()
 			users := make([][]User, 1000)
 			for i := range users {
@@ -706,9 +745,9 @@ func BenchmarkOfferSendDone(b *testing.B) {
 			for b.Loop() {
 				i++
 				l.Offer(&Copy{Users: users[i%1000], Author: true, Unsafe: true, Live: Did, Start: now, End: now, Bytes: 100, Roles: both})
-				d, err := l.Next(ctx)
-				if err != nil {
-					b.Fatal(err)
+				d, ok := l.Take()
+				if !ok {
+					b.Fatal("nothing is due")
 				}
 				for _, r := range d.Roles() {
 					l.Sent(d.Copy, r)

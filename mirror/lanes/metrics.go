@@ -35,10 +35,9 @@ func (c *core) snapshot() Snapshot {
 }
 
 // Snapshot returns the counts, which are consistent with one another.
-func (l *Lanes) Snapshot() Snapshot {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.core.snapshot()
+func (l *Lanes) Snapshot() (s Snapshot) {
+	l.locked(func(c *core, _ int64) { s = c.snapshot() })
+	return s
 }
 
 var (

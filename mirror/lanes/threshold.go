@@ -22,8 +22,6 @@ type threshold struct {
 	calmSince     int64 // 0: it is not calm
 }
 
-func (t *threshold) admitted(u User) bool { return u.Rank < t.admit }
-
 // in reports whether u is mirrored. Users of negative rank are never shed.
 func (t *threshold) in(u User) bool { return u.Rank < t.cap }
 

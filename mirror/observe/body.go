@@ -50,6 +50,7 @@ type Body struct {
 	Messages int64
 	Lengths  []GRPCMessage
 
+	spare  []byte // memory of another's Bytes, which is not charged
 	hasher *xxh3.Hasher
 	prefix [5]byte // of a gRPC message, as far as it has come
 	have   uint8   // bytes of prefix
@@ -72,8 +73,12 @@ const (
 	lengthSize  = int(unsafe.Sizeof(GRPCMessage{}))
 )
 
-// moved forgets what a copy of b now owns.
-func (b *Body) moved() { b.Bytes, b.Lengths = nil, nil }
+// small is the content up to which a body is copied rather than moved, and up to
+// which its memory is used again, in bytes.
+const small = 4 << 10
+
+// large is the size up to which the memory of others is pooled, in bytes.
+const large = 128 << 10
 
 // write takes the next bytes of a body. expect is how many the message says
 // are still to come, p included, or negative; last says that p ends the body.
@@ -147,17 +152,41 @@ func (b *Body) keep(o *Observer, p []byte, expect int64) int {
 			size = int(all)
 		}
 		size = min(max(size, need), o.maxBody)
-		if !reserve(o.account, size) {
+		fresh := b.fresh(o, size)
+		if !reserve(o.account, cap(fresh)) {
 			return 0
 		}
 		old := b.Bytes
-		b.Bytes = append(make([]byte, 0, size), old...)
+		b.Bytes = append(fresh, old...)
 		if o.account != nil {
 			o.account.Release(cap(old))
 		}
 	}
 	b.Bytes = append(b.Bytes, p[:n]...)
 	return n
+}
+
+// fresh returns empty memory of at least size bytes, and of less than twice as
+// many unless that is little.
+func (b *Body) fresh(o *Observer, size int) []byte {
+	if p := b.spare; size <= cap(p) {
+		b.spare = nil
+		return p
+	}
+	if size > small && size <= large {
+		if p, ok := o.large.Get().(*[]byte); ok && size <= cap(*p) && cap(*p) < 2*size {
+			return *p
+		}
+	}
+	return make([]byte, 0, size)
+}
+
+// reuse takes back memory that nobody uses any more.
+func (o *Observer) reuse(p []byte) {
+	if cap(p) > small && cap(p) <= large {
+		p = p[:0]
+		o.large.Put(&p)
+	}
 }
 
 // scan follows the length-prefixed messages of gRPC over HTTP/2: a byte that

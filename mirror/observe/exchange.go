@@ -3,6 +3,7 @@ package observe
 import (
 	"bytes"
 	"iter"
+	"slices"
 	"time"
 	"unsafe"
 )
@@ -38,6 +39,7 @@ type Exchange struct {
 	method, scheme, authority, target span // in Request.Header.text
 
 	announced  bool // Sink.Request was called
+	grpc       bool // as GRPC says
 	final      bool // the final answer header came
 	refusable  bool // Broken is the request's fault: live must not serve it
 	expects    bool // the request waits for 100 (Continue)
@@ -49,6 +51,10 @@ type Exchange struct {
 	charge     int  // what Conn.memory holds for this exchange
 	account    Account
 	prev, next *Exchange // in Conn's list of open exchanges
+
+	// Of one made by Take: where it goes back to, and what its slices lie in.
+	home   *Observer
+	memory backing
 }
 
 // Message is one half of an exchange.
@@ -185,7 +191,9 @@ func (x *Exchange) local() []byte {
 // GRPC reports whether the request speaks gRPC: HTTP/2 with a content-type of
 // application/grpc, bare or with a suffix (+proto) or parameters. gRPC-Web is
 // another protocol.
-func (x *Exchange) GRPC() bool {
+func (x *Exchange) GRPC() bool { return x.grpc }
+
+func (x *Exchange) readGRPC() bool {
 	if x.Protocol != HTTP2 {
 		return false
 	}
@@ -266,33 +274,69 @@ func (x *Exchange) sections() [4]*Fields {
 	return [4]*Fields{&x.Request.Header, &x.Request.Trailer, &x.Answer.Header, &x.Answer.Trailer}
 }
 
-// Take returns a copy of x that the caller owns: kept bodies move to it, fields
-// are copied to memory of their size. It reserves that memory from the account
-// and reports false, leaving x as it was, if the account refuses. Only
-// Sink.Done may call it, and once. The caller must call Release when done.
+func (x *Exchange) bodies() [2]*Body { return [2]*Body{&x.Request.Body, &x.Answer.Body} }
+
+// Take returns a copy of x that the caller owns: kept bodies move to it if they
+// are large, the rest is copied to memory of its size. It reserves that memory
+// from the account and reports false, leaving x as it was, if the account
+// refuses. Only Sink.Done may call it, and once. The caller must call Release
+// when done.
 func (x *Exchange) Take() (*Exchange, bool) {
-	text, fields := 0, 0
+	text, fields, lengths, content := 0, 0, 0, 0
 	for _, f := range x.sections() {
 		text += len(f.text)
 		fields += len(f.list)
 	}
-	lengths := cap(x.Request.Body.Lengths) + cap(x.Answer.Body.Lengths)
-	size := exchangeSize + text + fields*fieldSize + lengths*lengthSize
+	for _, b := range x.bodies() {
+		lengths += len(b.Lengths)
+		if len(b.Bytes) <= small {
+			content += len(b.Bytes)
+		}
+	}
+	own := x.home.taken.Get().(*Exchange)
+	memory := backing{slices.Grow(own.memory.text[:0], text+content), slices.Grow(own.memory.fields[:0], fields), slices.Grow(own.memory.lengths[:0], lengths)}
+	size := exchangeSize + memory.size()
 	if !reserve(x.account, size) {
+		x.home.taken.Put(own)
 		return nil, false
 	}
-	own := new(Exchange)
 	*own = *x
-	own.prev, own.next, own.charge = nil, nil, size
-	x.Request.Body.moved()
-	x.Answer.Body.moved()
-	texts, lists := make([]byte, 0, text), make([]field, 0, fields)
+	own.prev, own.next, own.charge = nil, nil, size-content
 	for _, f := range own.sections() {
-		from, first := len(texts), len(lists)
-		texts, lists = append(texts, f.text...), append(lists, f.list...)
-		f.text, f.list = texts[from:len(texts):len(texts)], lists[first:len(lists):len(lists)]
+		f.text, f.list = carve(&memory.text, f.text), carve(&memory.fields, f.list)
 	}
+	for i, b := range own.bodies() {
+		b.spare = nil
+		b.Lengths = carve(&memory.lengths, b.Lengths)
+		if len(b.Bytes) <= small {
+			b.Bytes = carve(&memory.text, b.Bytes)
+		} else {
+			x.bodies()[i].Bytes = nil
+		}
+	}
+	own.memory = memory
 	return own, true
+}
+
+// backing is what the slices of an exchange made by Take lie in.
+type backing struct {
+	text    []byte
+	fields  []field
+	lengths []GRPCMessage
+}
+
+func (m *backing) size() int {
+	return cap(m.text) + cap(m.fields)*fieldSize + cap(m.lengths)*lengthSize
+}
+
+// carve appends s to memory, which has room for it, and returns the copy.
+func carve[T any](memory *[]T, s []T) []T {
+	if len(s) == 0 {
+		return nil
+	}
+	from := len(*memory)
+	*memory = append(*memory, s...)
+	return (*memory)[from:len(*memory):len(*memory)]
 }
 
 // TakeRequest is Take for an exchange whose answer goes on: the copy has the
@@ -317,10 +361,22 @@ func (x *Exchange) Release() {
 	if x.account != nil {
 		x.account.Release(x.Held())
 	}
+	home, memory := x.home, x.memory
+	for _, b := range x.bodies() {
+		home.reuse(b.Bytes)
+	}
 	*x = Exchange{}
+	if memory.size() <= spare {
+		x.memory = memory
+	}
+	home.taken.Put(x)
 }
 
 const (
+	// spare bounds what a pooled exchange holds of a section, in bytes: a pool
+	// must not pin the rare large one.
+	spare = 8 << 10
+
 	exchangeSize = int(unsafe.Sizeof(Exchange{}))
 	fieldSize    = int(unsafe.Sizeof(field{}))
 )

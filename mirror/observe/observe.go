@@ -164,8 +164,9 @@ const (
 type Observer struct {
 	maxBody, maxHead int
 	account          Account
-	exchanges        sync.Pool // of *Exchange
+	exchanges, taken sync.Pool // of *Exchange; those made by Take hold more
 	hashers          sync.Pool // of *xxh3.Hasher
+	large            sync.Pool // of *[]byte, for bodies
 
 	waived Rule // tests plant a fault: a rule that is not enforced
 }
@@ -180,6 +181,7 @@ func New(cfg Config) *Observer {
 		o.maxHead = mostHead
 	}
 	o.exchanges.New = func() any { return new(Exchange) }
+	o.taken.New = func() any { return new(Exchange) }
 	o.hashers.New = func() any { return new(xxh3.Hasher) }
 	return o
 }
@@ -351,7 +353,7 @@ func (c *Conn) free() {
 func (c *Conn) open(p Protocol, now time.Time) *Exchange {
 	x := c.o.exchanges.Get().(*Exchange)
 	c.seq++
-	x.Protocol, x.Seq, x.account = p, c.seq, c.o.account
+	x.Protocol, x.Seq, x.account, x.home = p, c.seq, c.o.account, c.o
 	x.Request.First = now
 	if c.last == nil {
 		c.first = x
@@ -391,12 +393,11 @@ func (c *Conn) complete(m *Message, now time.Time) {
 
 // announce tells the sink of a request whose header is complete.
 func (c *Conn) announce(x *Exchange) {
-	x.announced = true
+	x.announced, x.grpc = true, x.readGRPC()
 	mode := c.sink.Request(x)
 	x.Request.Body.Mode, x.Answer.Body.Mode = mode, mode
 	if mode != Ignore {
-		grpc := x.GRPC()
-		x.Request.Body.grpc, x.Answer.Body.grpc = grpc, grpc
+		x.Request.Body.grpc, x.Answer.Body.grpc = x.grpc, x.grpc
 	}
 }
 
@@ -432,6 +433,7 @@ func (c *Conn) goesOn(x *Exchange, long bool) {
 	}
 	x.long = long
 	if x.taken = c.sink.Ongoing(x, long); x.taken {
+		c.drop(&x.Request.Body) // of which there is a copy
 		c.drop(&x.Answer.Body)
 		x.Request.Body.Mode, x.Answer.Body.Mode = Ignore, Ignore
 	}
@@ -478,24 +480,31 @@ func (c *Conn) drop(b *Body) {
 	if c.o.account != nil && cap(b.Bytes) > 0 {
 		c.o.account.Release(cap(b.Bytes))
 	}
+	if 0 < cap(b.Bytes) && cap(b.Bytes) <= small {
+		b.spare = b.Bytes[:0]
+	} else {
+		c.o.reuse(b.Bytes)
+	}
 	b.Bytes = nil
 }
 
 // recycle clears x, but for memory that the next exchange can use.
 func (c *Conn) recycle(x *Exchange) {
-	const spare = 8 << 10 // the pool must not pin the rare large section
 	var sections [4]Fields
 	for i, f := range x.sections() {
 		if cap(f.text) <= spare && cap(f.list)*fieldSize <= spare {
 			sections[i].text, sections[i].list = f.text[:0], f.list[:0]
 		}
 	}
-	request, answer := x.Request.Body.Lengths[:0], x.Answer.Body.Lengths[:0]
+	var bodies [2]Body
+	for i, b := range x.bodies() {
+		bodies[i] = Body{Lengths: b.Lengths[:0], spare: b.spare}
+	}
 	*x = Exchange{}
 	for i, f := range x.sections() {
 		*f = sections[i]
 	}
-	x.Request.Body.Lengths, x.Answer.Body.Lengths = request, answer
+	x.Request.Body, x.Answer.Body = bodies[0], bodies[1]
 	c.o.exchanges.Put(x)
 }
 

@@ -657,11 +657,11 @@ func TestGRPC(t *testing.T) {
 	} {
 		x := &Exchange{Protocol: HTTP2}
 		x.Request.Header.add("content-type", contentType)
-		if got := x.GRPC(); got != want {
+		if got := x.readGRPC(); got != want {
 			t.Errorf("%q: got %v, want %v", contentType, got, want)
 		}
 		x.Protocol = HTTP1
-		if x.GRPC() {
+		if x.readGRPC() {
 			t.Errorf("%q: gRPC over HTTP/1", contentType)
 		}
 	}
@@ -678,3 +678,53 @@ func TestAllStops(t *testing.T) {
 		break
 	}
 }
+
+// TestTakenIsApart takes exchanges whose memory is used again: what the caller
+// owns stays as it was while others come, and all of it is given back.
+func TestTakenIsApart(t *testing.T) {
+	held := &account{limit: 1 << 30}
+	var taken []*Exchange
+	c := New(Config{Account: held}).Conn(takingSink{func(x *Exchange) {
+		own, ok := x.Take()
+		if !ok {
+			t.Fatal("not taken")
+		}
+		taken = append(taken, own)
+	}})
+	content := func(i, size int) []byte { return bytes.Repeat([]byte{byte('a' + i)}, size) }
+	sizes := []int{1, 100, small, small + 1, 5000, 64 << 10, large, large + 1}
+	now := time.Now()
+	for round := range 4 {
+		for i, size := range sizes {
+			c.FromClient(now, fmt.Appendf(nil, "POST /%d/%d HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", round, i, size, content(i, size)))
+			c.FromLive(now, fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size, content(i, size)))
+		}
+		for i, x := range taken {
+			path, want := fmt.Sprintf("/%d/%d", round, i), content(i, sizes[i])
+			if string(x.Path()) != path || !bytes.Equal(x.Request.Body.Bytes, want) || !bytes.Equal(x.Answer.Body.Bytes, want) {
+				t.Errorf("%s: got %s with %d and %d bytes, want %d of %q", path, x.Path(), len(x.Request.Body.Bytes), len(x.Answer.Body.Bytes), len(want), want[0])
+			}
+		}
+		all := 0
+		for _, x := range taken {
+			all += x.Held()
+		}
+		if all != held.held {
+			t.Errorf("round %d: the account has %d bytes, the exchanges hold %d", round, held.held, all)
+		}
+		for _, x := range taken {
+			x.Release()
+		}
+		if taken = taken[:0]; held.held != 0 {
+			t.Errorf("round %d: got %d bytes still held, want 0", round, held.held)
+		}
+	}
+}
+
+type takingSink struct{ done func(*Exchange) }
+
+func (takingSink) Request(*Exchange) Mode       { return Keep }
+func (takingSink) Answer(*Exchange) Mode        { return Keep }
+func (takingSink) Ongoing(*Exchange, bool) bool { return false }
+func (s takingSink) Done(x *Exchange)           { s.done(x) }
+func (takingSink) Abandoned(a Abandonment)      { panic(a.Rule.String()) }

@@ -27,6 +27,7 @@ type path struct {
 	backends [lanes.NumRoles]*shadow.Backend
 	pairs    *pairs.Pairs
 	copies   int
+	due      []*leg
 }
 
 // flight is a copy's payload.
@@ -67,41 +68,55 @@ func (p *path) Done(x *observe.Exchange) {
 	}
 }
 
-// work sends what is due, until the lanes are closed.
-func (p *path) work() {
-	for {
-		d, err := p.lanes.Next(context.Background())
-		if err != nil {
-			return
+// next is shadow.LoopConfig.Next.
+func (p *path) next() *shadow.Job {
+	if len(p.due) == 0 {
+		d, ok := p.lanes.Take()
+		if !ok {
+			return nil
 		}
-		var wg sync.WaitGroup
 		for _, role := range d.Roles() {
-			wg.Go(func() { p.send(d.Copy, role) })
+			p.due = append(p.due, &leg{p: p, copy: d.Copy, role: role})
 		}
-		wg.Wait()
 	}
+	l := p.due[0]
+	p.due = p.due[1:]
+	b := p.backends[l.role]
+	l.job = shadow.Job{Backend: b, Copy: &l.flight().copy, Outcome: b.NewOutcome(), Handler: l}
+	return &l.job
 }
 
-func (p *path) send(cp *lanes.Copy, role lanes.Role) {
-	f, o := cp.Payload.(*flight), p.backends[role].NewOutcome()
-	judged := false
-	err := p.backends[role].Send(&f.copy, func() (ok bool) {
-		judged, ok = p.lanes.Sent(cp, role)
-		return ok
-	}, o)
+// leg is a copy on its way to one role.
+type leg struct {
+	p      *path
+	copy   *lanes.Copy
+	role   lanes.Role
+	job    shadow.Job
+	judged bool
+}
+
+func (l *leg) flight() *flight { return l.copy.Payload.(*flight) }
+
+func (l *leg) Begin() (ok bool) {
+	l.judged, ok = l.p.lanes.Sent(l.copy, l.role)
+	return ok
+}
+
+func (l *leg) End(err error) {
+	p, o := l.p, l.job.Outcome
 	switch err {
 	case nil:
 		effect := lanes.Unknown
 		if o.Answers[len(o.Answers)-1].Err == nil {
 			effect = lanes.Did
 		}
-		f.pair.Answered(role, o, judged, false)
-		p.lanes.Done(cp, role, effect)
+		l.flight().pair.Answered(l.role, o, l.judged, false)
+		p.lanes.Done(l.copy, l.role, effect)
 	case shadow.ErrDropped: // by the lanes themselves
 		o.Release()
 	case shadow.ErrOpen:
 		o.Release()
-		p.lanes.Drop(cp, role, lanes.BreakerOpen)
+		p.lanes.Drop(l.copy, l.role, lanes.BreakerOpen)
 	default:
 		p.t.Errorf("send: %v", err)
 	}
@@ -140,17 +155,15 @@ func TestPath(t *testing.T) {
 					if p.backends[role], err = shadow.New(shadow.Config{Role: role.String(), Address: role.String() + ":80", Dial: network.Host("mirror").Dial, Metrics: metrics}); err != nil {
 						t.Fatal(err)
 					}
-					wg.Go(func() { p.backends[role].Run(ctx) })
 				}
+				loop := shadow.NewLoop(shadow.LoopConfig{Next: p.next, Portable: true}, p.backends[:]...)
 				var err error
-				if p.lanes, err = lanes.Open(lanes.Config{Sample: 1_000_000}); err != nil {
+				if p.lanes, err = lanes.Open(lanes.Config{Sample: 1_000_000, Due: loop.Wake}); err != nil {
 					t.Fatal(err)
 				}
 				var lanesRun sync.WaitGroup
 				lanesRun.Go(func() { p.lanes.Run(ctx) })
-				for range 8 {
-					lanesRun.Go(p.work)
-				}
+				lanesRun.Go(func() { loop.Run(ctx) })
 
 				c := observe.New(observe.Config{}).Conn(p)
 				for i := range 200 {

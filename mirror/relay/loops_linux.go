@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"darklaunch/internal/hist"
+	"darklaunch/internal/nonblock"
 )
 
 // loops is the driver of epoll loops: each owns the sockets of its connections
@@ -175,16 +176,18 @@ func (l *loop) wake() {
 func (l *loop) run() {
 	defer l.release()
 	events := make([]unix.EpollEvent, 256)
+	var yielder nonblock.Yielder
 	for l.d.accepting.Load() > 0 || l.load.Load() > 0 {
-		n, err := unix.EpollWait(l.ep, events, l.timeout())
-		if err != nil && err != unix.EINTR {
+		n, err := nonblock.EpollWait(l.ep, events, l.timeout())
+		if err != nil {
 			panic(fmt.Sprintf("relay: epoll_wait: %v", err)) // a bug: the arguments are ours
 		}
 		l.awake = time.Now()
-		for _, e := range events[:max(n, 0)] {
+		for _, e := range events[:n] {
 			l.handle(e)
 		}
 		l.lookAround()
+		yielder.Yield(l.awake)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"darklaunch/internal/nonblock"
 )
 
 // pair is one connection of a loop.
@@ -184,7 +186,7 @@ func (p *pair) readHeader() {
 			p.admitAndDial()
 			return
 		}
-		got, err := retry(func() (int, error) { return unix.Read(client.fd, p.l.buf[:n]) })
+		got, err := nonblock.Read(client.fd, p.l.buf[:n])
 		if err == unix.EAGAIN {
 			return
 		}
@@ -318,7 +320,7 @@ func (s *socket) move(events uint32) {
 // read carries at most one block to the other side.
 func (s *socket) read() {
 	p, l := s.pair, s.pair.l
-	n, err := retry(func() (int, error) { return unix.Read(s.fd, l.buf[:]) })
+	n, err := nonblock.Read(s.fd, l.buf[:])
 	switch {
 	case err == unix.EAGAIN:
 		return
@@ -350,7 +352,7 @@ func (s *socket) read() {
 
 // send writes what s takes at once of p, and returns how much that is.
 func (s *socket) send(p []byte) int {
-	n, err := retry(func() (int, error) { return unix.Write(s.fd, p) })
+	n, err := nonblock.Write(s.fd, p)
 	if err == nil {
 		return n
 	}

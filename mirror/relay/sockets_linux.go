@@ -6,15 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// retry repeats f while a signal interrupts it.
-func retry(f func() (int, error)) (int, error) {
-	for {
-		if n, err := f(); err != unix.EINTR {
-			return n, err
-		}
-	}
-}
-
 // connect begins to connect to addr. It is under way when err is EINPROGRESS
 // and the descriptor is valid, and done when err is nil.
 func connect(addr netip.AddrPort) (fd int, err error) {

@@ -66,8 +66,10 @@ type limits struct {
 
 const (
 	maxInterim = 16
-	// spare is what a reused Answer may hold on to, in bytes.
-	spare = 4 << 10
+	// spare and spareBody are what a reused Answer may hold on to of a section
+	// and of the body, in bytes.
+	spare     = 4 << 10
+	spareBody = 32 << 10
 )
 
 // reset makes a ready for another call.
@@ -84,7 +86,7 @@ func (a *Answer) release() {
 		a.limits.account.Release(a.reserved)
 	}
 	a.reserved = 0
-	if cap(a.Body) > spare {
+	if cap(a.Body) > spareBody {
 		a.Body = nil
 	}
 	for _, f := range []*Fields{&a.Header, &a.Trailer} {
@@ -268,4 +270,12 @@ func (o *Outcome) next(l *limits) *Answer {
 	a.reset(l)
 	o.Answers = append(o.Answers, a)
 	return a
+}
+
+// unnext takes back the last one, of a call that was not made.
+func (o *Outcome) unnext() {
+	n := len(o.Answers) - 1
+	o.Answers[n].release()
+	o.free = append(o.free, o.Answers[n])
+	o.Answers = o.Answers[:n]
 }

@@ -1,6 +1,9 @@
 package shadow
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // A breaker stops sending to a role that fails, so that its time-outs do not
 // fill the lanes. It opens when half of the calls of the last 10 s failed, and
@@ -56,9 +59,15 @@ func (b *breaker) allow(now int64) bool {
 	return true
 }
 
-// ready is allow without its consequences.
-func (b *breaker) ready(now int64) bool {
-	return b.state == Closed || b.state == Open && now >= b.until || b.state == HalfOpen && !b.probed
+// closedTo is until when allow lets nothing through, in ns; 0 if it does.
+func (b *breaker) closedTo() int64 {
+	switch {
+	case b.state == Open:
+		return b.until
+	case b.state == HalfOpen && b.probed:
+		return math.MaxInt64 // the probe will tell
+	}
+	return 0
 }
 
 // forget says that an allowed call was not made.

@@ -33,6 +33,8 @@ func TestBreaker(t *testing.T) {
 		}
 	}
 
+	ready := func() bool { return b.closedTo() <= now }
+
 	times(19, false)
 	state(Closed) // too few to tell
 	after(11 * time.Second)
@@ -44,17 +46,17 @@ func TestBreaker(t *testing.T) {
 	times(1, false)
 	state(Open) // 21 of 42
 
-	if b.allow(now) || b.ready(now) {
+	if b.allow(now) || ready() {
 		t.Fatal("open breaker lets a call through")
 	}
 	b.done(now, true) // on its way when it opened
 	state(Open)
 	after(time.Second)
-	if !b.ready(now) || !b.allow(now) {
+	if !ready() || !b.allow(now) {
 		t.Fatal("no probe after a second")
 	}
 	state(HalfOpen)
-	if b.allow(now) || b.ready(now) {
+	if b.allow(now) || ready() {
 		t.Fatal("two probes at a time")
 	}
 	b.forget()

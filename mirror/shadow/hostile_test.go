@@ -50,8 +50,30 @@ func once2(f func(s *scripted, id uint32)) func(net.Conn) {
 }
 
 func reset(c net.Conn) {
-	c.(*memnet.Conn).SetLinger(0)
+	c.(interface{ SetLinger(sec int) error }).SetLinger(0)
 	c.Close()
+}
+
+// rest lets time pass: all of it on the fake clock, little on the real one.
+func rest(c net.Conn, d time.Duration) {
+	k, ok := c.(*realConn)
+	if !ok {
+		time.Sleep(d)
+		return
+	}
+	select {
+	case <-k.over:
+	case <-time.After(min(d, max(d/20, time.Millisecond))):
+	}
+}
+
+// hold keeps a connection without doing anything on it.
+func hold(c net.Conn) {
+	if k, ok := c.(*realConn); ok {
+		<-k.over
+	} else {
+		time.Sleep(time.Minute)
+	}
 }
 
 func bomb() string {
@@ -61,6 +83,9 @@ func bomb() string {
 	z.Close()
 	return b.String()
 }
+
+// late is how much later than due the end of a call may come.
+const late = 100 * time.Millisecond
 
 // shadows are what a role may do, or leave undone.
 var shadows = []struct {
@@ -76,25 +101,28 @@ var shadows = []struct {
 		peer2: script(each(func(s *scripted, id uint32) { s.header(id, true, ":status", "200", "grpc-status", "0") }))},
 	{name: "slow", code: "200", code2: "0", took: 2 * time.Second,
 		peer1: once1(func(c net.Conn) {
-			time.Sleep(2 * time.Second)
+			rest(c, 2*time.Second)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
 		}),
 		peer2: script(func(s *scripted) {
 			for id := s.request(); id != 0; id = s.request() {
 				id := id
-				time.AfterFunc(2*time.Second, func() { s.header(id, true, ":status", "200", "grpc-status", "0") })
+				go func() {
+					rest(s.conn, 2*time.Second)
+					s.header(id, true, ":status", "200", "grpc-status", "0")
+				}()
 			}
 		})},
 	{name: "500s", code: "500", code2: "13",
 		peer1: says("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", false),
 		peer2: script(each(func(s *scripted, id uint32) { s.header(id, true, ":status", "200", "grpc-status", "13") }))},
 	{name: "never reads nor says SETTINGS", code: "timeout", took: 2 * time.Second,
-		peer2: func(c net.Conn) { time.Sleep(time.Minute) }},
+		peer2: hold},
 	{name: "never reads", code: "timeout", took: 5 * time.Second,
-		peer1: func(c net.Conn) { time.Sleep(time.Minute) },
+		peer1: hold,
 		peer2: func(c net.Conn) {
 			http2.NewFramer(c, nil).WriteSettings()
-			time.Sleep(time.Minute)
+			hold(c)
 		}},
 	{name: "never answers", code: "timeout", took: 5 * time.Second,
 		peer1: func(c net.Conn) { io.Copy(io.Discard, c) },
@@ -105,13 +133,13 @@ var shadows = []struct {
 				if _, err := io.WriteString(c, "H"); err != nil {
 					return
 				}
-				time.Sleep(100 * time.Millisecond)
+				rest(c, 100*time.Millisecond)
 			}
 		}),
 		peer2: once2(func(s *scripted, id uint32) {
 			s.header(id, false, ":status", "200")
 			for s.WriteData(id, false, []byte("x")) == nil {
-				time.Sleep(100 * time.Millisecond)
+				rest(s.conn, 100*time.Millisecond)
 			}
 		})},
 	{name: "resets within the body", code: "error",
@@ -227,7 +255,7 @@ func TestHostile(t *testing.T) {
 							mu.Lock()
 							defer mu.Unlock()
 							codes[a.Code()]++
-							if took < tt.took || took > tt.took+r.back.cfg.Timeout/sweeps {
+							if took < tt.took || took > tt.took+late {
 								t.Errorf("took %v, want %v (%v)", took, tt.took, a.Err)
 							}
 							if a.Err != nil && a.Size > 256<<10+64<<10 {
@@ -304,17 +332,16 @@ func TestTLSStall(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					ctx, stop := context.WithCancel(t.Context())
-					wg.Go(func() { b.Run(ctx) })
+					s := newSender(t, LoopConfig{Portable: true}, b)
 					o, start := b.NewOutcome(), time.Now()
-					if err := b.Send(&Copy{Calls: []Call{c}}, begun, o); err != nil {
+					if err := s.send(b, &Copy{Calls: []Call{c}}, begun, o); err != nil {
 						t.Fatal(err)
 					}
 					if a, took := o.Answers[0], time.Since(start); a.Code() != tt.code || took != tt.took {
 						t.Errorf("got %v after %v, want %s after %v", a.Err, took, tt.code, tt.took)
 					}
 					o.Release()
-					stop()
+					s.stop()
 					l.Close()
 					wg.Wait()
 				})
@@ -350,7 +377,8 @@ func TestAbruptClose(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := b.connect1()
+		NewLoop(LoopConfig{}, b)
+		c, err := b.dial(t.Context(), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -365,7 +393,6 @@ func TestAbruptClose(t *testing.T) {
 		if took := time.Since(start); took != 0 {
 			t.Errorf("closing took %v, want no time", took)
 		}
-		b.stop()
 		wg.Wait()
 		l.Close()
 	})
@@ -442,7 +469,7 @@ func TestLargeCopyNeverRead(t *testing.T) {
 					c := tt.call
 					c.Body = large
 					a := r.one(c)
-					if took := time.Since(start); !errors.Is(a.Err, ErrTimeout) || took < 5*time.Second || took > 5*time.Second+r.back.cfg.Timeout/sweeps {
+					if took := time.Since(start); !errors.Is(a.Err, ErrTimeout) || took < 5*time.Second || took > 5*time.Second+late {
 						t.Errorf("got %v after %v, want a time-out after 5s", a.Err, took)
 					}
 				})
@@ -501,7 +528,7 @@ func TestBudget(t *testing.T) {
 func TestPanic(t *testing.T) {
 	var told any
 	peer := script(each(func(s *scripted, id uint32) { s.header(id, true, ":status", "200", "x", s.last["x-user"]) }))
-	play(t, Config{Panicked: func(v any) { told = v }}, peer, func(r *rig) {
+	playGuarded(t, Config{}, func(v any) { told = v }, peer, func(r *rig) {
 		r.account.panics.Store(true)
 		if a := r.one(unary("x")); !errors.Is(a.Err, ErrCanceled) {
 			t.Errorf("got %v, want the call canceled", a.Err)
@@ -516,8 +543,8 @@ func TestPanic(t *testing.T) {
 	})
 }
 
-// TestStaleConnection finds that the peer closed an idle connection. Over real
-// sockets it is seen before a call is lost on it.
+// TestStaleConnection finds that the peer closed an idle connection: over real
+// sockets it is seen without a call that is lost on it.
 func TestStaleConnection(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -541,20 +568,19 @@ func TestStaleConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- b.Run(ctx) }()
+	s := newSender(t, LoopConfig{}, b)
+	defer s.stop()
 	for i := range 3 {
 		o := b.NewOutcome()
-		if err := b.Send(&Copy{Calls: []Call{get()}}, begun, o); err != nil || o.Answers[0].Err != nil {
+		if err := s.send(b, &Copy{Calls: []Call{get()}}, begun, o); err != nil || o.Answers[0].Err != nil {
 			t.Errorf("call %d: got %v and %v, want an answer", i, err, o.Answers[0].Err)
 		}
 		o.Release()
 		<-closed
-		time.Sleep(2 * freshFor) // idle for longer than is trusted
+		for open := 1; open > 0; {
+			s.on(func() { open = b.http1.open })
+		}
 	}
-	stop()
-	<-ended
 }
 
 // TestIdle closes what is not used.
@@ -569,8 +595,8 @@ func TestIdle(t *testing.T) {
 		r.one(get())
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		if gone != 1 || len(r.back.http1.all) != 0 {
-			t.Errorf("got %d connections closed and %d held after 11s, want 1 and 0", gone, len(r.back.http1.all))
+		if gone != 1 || r.back.http1.open != 0 {
+			t.Errorf("got %d connections closed and %d held after 11s, want 1 and 0", gone, r.back.http1.open)
 		}
 	})
 	gone = 0
@@ -591,9 +617,7 @@ func FuzzAnswer1(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n"), uint8(1))
 	f.Add([]byte("HTTP/1.0 200 OK\r\n\r\nrest"), uint8(0))
 	f.Fuzz(func(t *testing.T, data []byte, piece uint8) {
-		s := newScratch().(*scratch)
-		whole, _ := read1With(s, data, 0)
-		pieces, _ := read1With(s, data, int(piece))
+		whole, pieces := read1With(data, len(data)), read1With(data, int(piece))
 		if diff := cmp.Diff(whole, pieces); diff != "" {
 			t.Errorf("in pieces of %d (-whole +pieces):\n%s", piece, diff)
 		}
@@ -608,34 +632,28 @@ type read struct {
 	Err             string
 }
 
-func read1With(s *scratch, data []byte, piece int) (read, error) {
+func read1With(data []byte, piece int) read {
 	a := new(Answer)
 	a.reset(&limits{keep: 1 << 10, read: 1 << 16, head: 1 << 12})
-	c := get()
-	_, err := read1(&piecewise{data: data, piece: piece}, &c, s, a)
+	var r reader1
+	r.begin(a, nil)
+	done, err := false, error(nil)
+	for len(data) > 0 && !done && err == nil {
+		n := min(max(piece, 1), len(data))
+		_, done, err = r.take(data[:n], time.Time{})
+		data = data[n:]
+	}
+	switch {
+	case err == nil && (done || r.end()):
+		a.end(time.Time{}, false)
+	case err == nil:
+		err = ErrCut
+	}
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
-	return read{a.Status, dump(&a.Header), dump(&a.Trailer), string(a.Body), a.Hash, text}, err
-}
-
-type piecewise struct {
-	data  []byte
-	piece int
-}
-
-func (p *piecewise) Read(b []byte) (int, error) {
-	if len(p.data) == 0 {
-		return 0, io.EOF
-	}
-	n := len(p.data)
-	if p.piece > 0 {
-		n = min(n, p.piece)
-	}
-	n = copy(b, p.data[:n])
-	p.data = p.data[n:]
-	return n, nil
+	return read{a.Status, dump(&a.Header), dump(&a.Trailer), string(a.Body), a.Hash, text}
 }
 
 // FuzzConn2 reads anything as what an HTTP/2 peer sends.
@@ -648,24 +666,41 @@ func FuzzConn2(f *testing.F) {
 	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true})
 	fr.WriteData(1, true, []byte("hello"))
 	fr.WriteGoAway(1, 0, nil)
-	f.Add(b.Bytes())
-	f.Fuzz(func(t *testing.T, data []byte) {
-		near, far := net.Pipe()
-		go io.Copy(io.Discard, far)
-		c := newConn2(near, 10, 1<<12, func() {})
-		c.read.conn = bytes.NewReader(data)
-		st := &stream{conn: c, id: 1, length: -1, answer: new(Answer), done: make(chan error, 1), wake: make(chan struct{}, 1)}
-		st.answer.reset(&limits{keep: 1 << 10, read: 1 << 16, head: 1 << 12})
-		c.streams[1], c.nextID = st, 3
-		c.readAll()
-		far.Close()
+	f.Add(b.Bytes(), uint8(200))
+	f.Add(b.Bytes(), uint8(1))
+	f.Fuzz(func(t *testing.T, data []byte, piece uint8) {
+		b, err := New(Config{Role: "shadow", Address: "peer:80", KeepBody: 1 << 10, MaxBody: 1 << 16, MaxHead: 1 << 12})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.loop = &Loop{}
+		c := newConn2(b)
+		c.link = nowhere{}
+		b.http2.conns = append(b.http2.conns, c)
+		ended := make(chan error, 1)
+		call := unary("x")
+		j := &Job{Backend: b, Copy: &Copy{Calls: []Call{call}}, Outcome: b.NewOutcome(), Handler: waiter{begun, ended}}
+		j.answer = j.Outcome.next(&b.limits)
+		c.begin(j)
+		for len(data) > 0 && c.err == nil {
+			n := min(max(int(piece), 1), len(data))
+			c.take(data[:n], time.Time{})
+			data = data[n:]
+		}
+		c.end(io.EOF)
 		select {
-		case <-st.done:
+		case <-ended:
 		default:
 			t.Error("the connection ended and its stream did not")
 		}
-		if len(st.answer.Body) > 1<<10 {
-			t.Errorf("kept %d bytes, want at most 1 KiB", len(st.answer.Body))
+		if a := j.Outcome.Answers[0]; len(a.Body) > 1<<10 {
+			t.Errorf("kept %d bytes, want at most 1 KiB", len(a.Body))
 		}
 	})
 }
+
+// nowhere is a link that takes anything.
+type nowhere struct{}
+
+func (nowhere) write(p []byte) (int, error) { return len(p), nil }
+func (nowhere) close()                      {}

@@ -2,14 +2,11 @@ package shadow
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"darklaunch/mirror/observe"
@@ -17,206 +14,183 @@ import (
 
 // conn1 is a connection that speaks HTTP/1.1, one call at a time.
 type conn1 struct {
-	conn net.Conn
-	idle time.Time // since when; guarded by the pool
-	// due is when the call on it has taken too long, in ns of the Unix epoch; 0
-	// between calls; timedOut or canceled when it was ended before. Who changes
-	// it from a time ends the call.
-	due atomic.Int64
-}
-
-const (
-	timedOut int64 = -1
-	canceled int64 = -2
-)
-
-// kill ends the call that is due by due, unless it has ended.
-func (c *conn1) kill(due, why int64) {
-	if c.due.CompareAndSwap(due, why) {
-		c.conn.Close()
-	}
-}
-
-// killed is the error of a call that was ended.
-func (c *conn1) killed() error {
-	if c.due.Load() == canceled {
-		return ErrCanceled
-	}
-	return ErrTimeout
+	b       *Backend
+	link    link
+	job     *Job      // nil between calls
+	idle    time.Time // since when
+	rest    [][]byte  // of the call, to be written
+	unsaid  bool      // the rest can't be written any more
+	answers reader1
+	gone    bool
 }
 
 // pool1 holds the connections of HTTP/1.1 calls. The most recently used one is
 // taken first, so that those a lull leaves over grow old and are closed.
 type pool1 struct {
-	mu     sync.Mutex
-	all    map[*conn1]struct{}
-	idle   []*conn1
-	closed bool
+	idle []*conn1
+	open int // connections, those with a call included
 }
 
-// take returns an idle connection, or nil.
-func (p *pool1) take(now time.Time) *conn1 {
-	for {
-		p.mu.Lock()
-		if len(p.idle) == 0 {
-			p.mu.Unlock()
-			return nil
-		}
-		c := p.idle[len(p.idle)-1]
-		p.idle = p.idle[:len(p.idle)-1]
-		p.mu.Unlock()
-		if now.Sub(c.idle) < freshFor || quiet(c.conn) {
-			return c
-		}
-		p.drop(c)
+// nextDue is when the oldest idle connection is to be closed, 0 for never.
+func (p *pool1) nextDue(idleFor time.Duration) int64 {
+	if len(p.idle) == 0 {
+		return 0
+	}
+	return p.idle[0].idle.Add(idleFor).UnixNano()
+}
+
+func (p *pool1) expire(now int64, idleFor time.Duration) {
+	for at := p.nextDue(idleFor); at != 0 && at <= now; at = p.nextDue(idleFor) {
+		p.idle[0].close()
 	}
 }
 
-// freshFor is how long an idle connection is trusted without a look at it.
-const freshFor = 10 * time.Millisecond
-
-// add takes in a new connection, unless the pool is closed.
-func (p *pool1) add(c *conn1) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.closed {
-		p.all[c] = struct{}{}
+func (p *pool1) shut() {
+	for len(p.idle) > 0 {
+		p.idle[0].close()
 	}
-	return !p.closed
 }
 
-func (p *pool1) put(c *conn1, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c.idle = now
-	if p.closed {
-		c.conn.Close()
+// start1 makes a call over HTTP/1.1.
+func (b *Backend) start1(j *Job) {
+	if n := len(b.http1.idle); n > 0 {
+		c := b.http1.idle[n-1]
+		b.http1.idle = b.http1.idle[:n-1]
+		c.begin(j)
 		return
 	}
-	p.idle = append(p.idle, c)
-}
-
-func (p *pool1) drop(c *conn1) {
-	c.conn.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.all, c)
-}
-
-// sweep closes connections whose call is overdue, and those that have been
-// idle for too long.
-func (p *pool1) sweep(now time.Time, idleFor time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.all {
-		if due := c.due.Load(); due > 0 && due <= now.UnixNano() {
-			c.kill(due, timedOut)
-		}
-	}
-	old := 0
-	for ; old < len(p.idle) && now.Sub(p.idle[old].idle) > idleFor; old++ {
-		p.idle[old].conn.Close()
-		delete(p.all, p.idle[old])
-	}
-	p.idle = append(p.idle[:0], p.idle[old:]...)
-}
-
-func (p *pool1) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	for c := range p.all {
-		if due := c.due.Load(); due > 0 {
-			c.kill(due, canceled)
-		}
-	}
-	for _, c := range p.idle {
-		c.conn.Close()
-	}
-	p.idle = nil
-}
-
-// call1 makes one call over HTTP/1.1. begin is as for Send.
-func (b *Backend) call1(c *Call, s *scratch, a *Answer, begin func() bool) error {
-	a.Sent = time.Now()
-	conn := b.http1.take(a.Sent)
-	if conn == nil {
-		raw, err := b.connect1()
+	b.loop.dial(b, false, func(conn net.Conn, err error) {
+		c := &conn1{b: b}
 		if err == nil {
-			conn = &conn1{conn: raw}
-			if !b.http1.add(conn) {
-				raw.Close()
-				err = ErrCanceled
-			}
+			c.link, err = b.loop.poller.attach(conn, c)
 		}
 		if err != nil {
-			if !begin() {
-				return ErrDropped
-			}
-			a.Err = err
-			return nil
+			b.unconnected(j, err)
+			return
 		}
-		a.Sent = time.Now()
-	}
-	if !begin() {
-		b.http1.put(conn, a.Sent)
-		return ErrDropped
-	}
-	due := a.Sent.Add(b.cfg.Timeout).UnixNano()
-	conn.due.Store(due)
-	reusable, err := b.exchange1(conn.conn, c, s, a)
-	switch {
-	case !conn.due.CompareAndSwap(due, 0):
-		err = conn.killed()
-		b.http1.drop(conn)
-	case err != nil || !reusable:
-		b.http1.drop(conn)
-	default:
-		b.http1.put(conn, a.Last)
-	}
-	a.Err = err
-	return nil
+		b.http1.open++
+		b.loop.guard(c, func() { c.begin(j) })
+	})
 }
 
-func (b *Backend) connect1() (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(b.life, b.cfg.ConnectTimeout)
-	defer cancel()
-	return b.dial(ctx, false)
-}
-
-// wholeWrite is the size from which a body is written beside reading: up to it
-// the system's buffers take it, or the peer is one that reads nothing.
+// wholeWrite is the size up to which a body is written at one go with its header.
 const wholeWrite = 64 << 10
 
-// exchange1 writes a call and reads its answer.
-func (b *Backend) exchange1(conn net.Conn, c *Call, s *scratch, a *Answer) (reusable bool, err error) {
-	s.out = s.wire.appendHTTP1(s.out[:0], c)
-	if len(c.Body) <= wholeWrite {
-		s.out = s.wire.appendBody1(s.out, c)
-		if _, err := conn.Write(s.out); err != nil {
-			return false, fmt.Errorf("%w: %v", ErrCut, err)
+// begin writes a call.
+func (c *conn1) begin(j *Job) {
+	if !c.b.write(j, c) {
+		c.keep(time.Now())
+		return
+	}
+	l, call := c.b.loop, &j.Copy.Calls[j.call]
+	c.job = j
+	c.answers.begin(j.answer, call.Method)
+	l.wire.build(c.b, j.Copy, j.call)
+	l.out = l.wire.appendHTTP1(l.out[:0], call)
+	if len(call.Body) <= wholeWrite {
+		l.out = l.wire.appendBody1(l.out, call)
+		c.rest = append(c.rest[:0], l.out)
+	} else {
+		c.rest = append(c.rest[:0], l.wire.appendSize1(l.out, call), call.Body)
+		if call.Chunked {
+			c.rest = append(c.rest, l.wire.appendEnd1([]byte("\r\n")))
 		}
-		return read1(conn, c, s, a)
 	}
-	written := make(chan error, 1)
-	go func() {
-		err := errUnwritten
-		defer func() { written <- err }()
-		b.guard(func() { err = s.wire.writeBody1(conn, s.out, c) })
-	}()
-	reusable, err = read1(conn, c, s, a)
-	select {
-	case werr := <-written:
-		reusable = reusable && werr == nil
-	default:
-		conn.Close() // answered before the call was written: it will not be
-		<-written
-		reusable = false
+	pieces := len(c.rest)
+	c.room()
+	if len(c.rest) == pieces {
+		c.rest[0] = bytes.Clone(c.rest[0]) // the loop's buffer is the next call's
 	}
-	return reusable, err
 }
 
-var errUnwritten = errors.New("not written")
+// room implements speaker: it writes what is left of the call.
+func (c *conn1) room() {
+	for len(c.rest) > 0 {
+		n, err := c.link.write(c.rest[0])
+		if err != nil {
+			// An answer may have come all the same, or the end will.
+			c.rest, c.unsaid = nil, true
+			return
+		}
+		if n < len(c.rest[0]) {
+			c.rest[0] = c.rest[0][n:]
+			return
+		}
+		c.rest = slices.Delete(c.rest, 0, 1)
+	}
+}
+
+// take implements speaker.
+func (c *conn1) take(p []byte, at time.Time) {
+	if c.job == nil {
+		c.close() // what nobody asked for
+		return
+	}
+	rest, done, err := c.answers.take(p, at)
+	switch {
+	case err != nil:
+		c.fail(err)
+	case done:
+		c.answered(at, c.answers.keepAlive && len(rest) == 0 && len(c.rest) == 0 && !c.unsaid)
+	}
+}
+
+// end implements speaker.
+func (c *conn1) end(err error) {
+	if c.job == nil {
+		c.close()
+		return
+	}
+	if err == io.EOF && c.answers.end() {
+		c.answered(c.answers.now, false)
+		return
+	}
+	c.fail(cut(err))
+}
+
+// answered ends a call whose answer is whole.
+func (c *conn1) answered(at time.Time, reusable bool) {
+	j := c.job
+	c.job = nil
+	if reusable {
+		c.keep(at)
+	} else {
+		c.close()
+	}
+	j.answer.end(at, false)
+	c.b.done(j, nil)
+}
+
+// keep takes the connection back into the pool.
+func (c *conn1) keep(now time.Time) {
+	c.idle = now
+	c.b.http1.idle = append(c.b.http1.idle, c)
+}
+
+// fail implements speaker.
+func (c *conn1) fail(err error) {
+	j := c.job
+	c.job = nil
+	c.close()
+	if j != nil {
+		c.b.done(j, err)
+	}
+}
+
+// giveUp implements carrier.
+func (c *conn1) giveUp(_ *Job, err error) { c.fail(err) }
+
+func (c *conn1) close() {
+	if c.gone {
+		return
+	}
+	c.gone, c.rest = true, nil
+	c.link.close()
+	c.b.http1.open--
+	if i := slices.Index(c.b.http1.idle, c); i >= 0 {
+		c.b.http1.idle = slices.Delete(c.b.http1.idle, i, i+1)
+	}
+}
 
 // appendHTTP1 appends the head of a call.
 func (w *wire) appendHTTP1(dst []byte, c *Call) []byte {
@@ -259,10 +233,18 @@ func (w *wire) appendBody1(dst []byte, c *Call) []byte {
 		return append(dst, c.Body...)
 	}
 	if len(c.Body) > 0 {
-		dst = append(strconv.AppendInt(dst, int64(len(c.Body)), 16), "\r\n"...)
+		dst = w.appendSize1(dst, c)
 		dst = append(append(dst, c.Body...), "\r\n"...)
 	}
 	return w.appendEnd1(dst)
+}
+
+// appendSize1 appends the size of the body's only chunk, if it has one.
+func (w *wire) appendSize1(dst []byte, c *Call) []byte {
+	if !c.Chunked {
+		return dst
+	}
+	return append(strconv.AppendInt(dst, int64(len(c.Body)), 16), "\r\n"...)
 }
 
 func (w *wire) appendEnd1(dst []byte) []byte {
@@ -273,62 +255,64 @@ func (w *wire) appendEnd1(dst []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// writeBody1 writes head and a large body, without copying it.
-func (w *wire) writeBody1(conn net.Conn, head []byte, c *Call) error {
-	all := net.Buffers{head, c.Body}
-	if c.Chunked {
-		head = append(strconv.AppendInt(head, int64(len(c.Body)), 16), "\r\n"...)
-		all = net.Buffers{head, c.Body, w.appendEnd1([]byte("\r\n"))}
-	}
-	_, err := all.WriteTo(conn)
-	return err
-}
+// maxLine bounds one line of an answer, in bytes.
+const maxLine = 16 << 10
 
-// reader1 reads an answer through a buffer.
+// reader1 reads an answer from the pieces in which it comes.
 type reader1 struct {
-	conn io.Reader
-	buf  []byte
-	r, w int
-	now  time.Time // when the last bytes came
+	a         *Answer
+	head      bool // answers have no body
+	step      func(r *reader1, p []byte) (rest []byte, err error)
+	part      []byte // of a line whose end has not come
+	left      int64  // of the body or chunk
+	now       time.Time
+	minor     byte
+	keepAlive bool // the connection may be used again
+	done      bool
 }
 
-// fill reads once. The buffer must not be full.
-func (r *reader1) fill() error {
-	if r.r > 0 {
-		r.w = copy(r.buf, r.buf[r.r:r.w])
-		r.r = 0
-	}
-	n, err := r.conn.Read(r.buf[r.w:])
-	if n > 0 {
-		r.w += n
-		r.now = time.Now()
-		return nil
-	}
-	if err == nil {
-		err = io.ErrNoProgress
-	}
-	return err
+func (r *reader1) begin(a *Answer, method []byte) {
+	*r = reader1{a: a, head: string(method) == "HEAD", step: (*reader1).statusLine, part: r.part[:0]}
 }
 
-// line returns the next line without its CRLF. It is valid until the next call.
-func (r *reader1) line() ([]byte, error) {
-	for seen := 0; ; {
-		if i := bytes.IndexByte(r.buf[r.r+seen:r.w], '\n'); i >= 0 {
-			line := r.buf[r.r : r.r+seen+i]
-			r.r += seen + i + 1
-			if len(line) == 0 || line[len(line)-1] != '\r' {
-				return nil, fmt.Errorf("%w: line ends without CR", ErrProtocol)
-			}
-			return line[:len(line)-1], nil
-		}
-		seen = r.w - r.r
-		if seen == len(r.buf) {
-			return nil, fmt.Errorf("%w: line of over %d bytes", ErrTooLarge, len(r.buf))
-		}
-		if err := r.fill(); err != nil {
-			return nil, cut(err)
+// take reads on, and reports whether the answer is whole; rest is what follows it.
+func (r *reader1) take(p []byte, at time.Time) (rest []byte, done bool, err error) {
+	r.now = at
+	for len(p) > 0 && !r.done && err == nil {
+		p, err = r.step(r, p)
+	}
+	return p, r.done && err == nil, err
+}
+
+// end reports whether the answer is whole now that nothing more comes.
+func (r *reader1) end() bool { return r.left < 0 }
+
+// line returns the next line without its CRLF, or false until its end has come.
+func (r *reader1) line(p []byte) (line, rest []byte, ok bool, err error) {
+	i := bytes.IndexByte(p, '\n')
+	n := i
+	if i < 0 {
+		n = len(p)
+	}
+	if len(r.part)+n > maxLine {
+		return nil, nil, false, fmt.Errorf("%w: line of over %d bytes", ErrTooLarge, maxLine)
+	}
+	if i < 0 {
+		r.part = append(r.part, p...)
+		return nil, nil, false, nil
+	}
+	line, rest = p[:i], p[i+1:]
+	if len(r.part) > 0 {
+		line = append(r.part, line...)
+		r.part = line[:0]
+		if cap(r.part) > 1<<10 {
+			r.part = nil
 		}
 	}
+	if len(line) == 0 || line[len(line)-1] != '\r' {
+		return nil, nil, false, fmt.Errorf("%w: line ends without CR", ErrProtocol)
+	}
+	return line[:len(line)-1], rest, true, nil
 }
 
 func cut(err error) error {
@@ -338,66 +322,142 @@ func cut(err error) error {
 	return fmt.Errorf("%w: %v", ErrCut, err)
 }
 
-// read1 reads the answer to c.
-func read1(conn io.Reader, c *Call, s *scratch, a *Answer) (reusable bool, err error) {
-	r := &s.in
-	r.conn, r.r, r.w = conn, 0, 0
-	keepAlive, err := r.head(a)
-	if err != nil {
-		return false, err
-	}
-	delimited := true
-	if !bodiless(c.Method, a.Status) {
-		delimited, err = r.body(a)
-	}
-	if err != nil {
-		return false, err
-	}
-	a.end(r.now, false)
-	return delimited && keepAlive && r.r == r.w, nil
-}
-
-func bodiless(method []byte, status int) bool {
-	return string(method) == "HEAD" || status == 204 || status == 304
-}
-
-// head reads interim answers and the final header.
-func (r *reader1) head(a *Answer) (keepAlive bool, err error) {
-	for {
-		minor, err := r.statusLine(a)
-		if err != nil {
-			return false, err
-		}
-		a.First = r.now
-		if err := r.fields(a, &a.Header); err != nil {
-			return false, err
-		}
-		if a.Status >= 200 {
-			v, _ := a.Header.Get("connection")
-			return minor == 1 && !listed(v, []byte("close")), nil
-		}
-		if a.interim++; a.interim > maxInterim || a.Status == 101 {
-			return false, fmt.Errorf("%w: unasked interim answers", ErrProtocol)
-		}
-		a.Header.reset() // what they took stays counted
-	}
-}
-
 // statusLine reads "HTTP/1.x NNN reason" (RFC 9112 §4).
-func (r *reader1) statusLine(a *Answer) (minor byte, err error) {
-	line, err := r.line()
-	if err != nil {
-		return 0, err
+func (r *reader1) statusLine(p []byte) ([]byte, error) {
+	line, rest, ok, err := r.line(p)
+	if !ok {
+		return nil, err
 	}
 	if len(line) < 12 || string(line[:7]) != "HTTP/1." || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
-		return 0, fmt.Errorf("%w: no status line", ErrProtocol)
+		return nil, fmt.Errorf("%w: no status line", ErrProtocol)
 	}
-	a.Status = status(line[9:12])
-	if minor = line[7] - '0'; minor > 1 || a.Status == 0 {
-		return 0, fmt.Errorf("%w: no status line", ErrProtocol)
+	r.a.Status = status(line[9:12])
+	if r.minor = line[7] - '0'; r.minor > 1 || r.a.Status == 0 {
+		return nil, fmt.Errorf("%w: no status line", ErrProtocol)
 	}
-	return minor, nil
+	r.a.First = r.now
+	r.step = (*reader1).header
+	return rest, nil
 }
+
+// header reads the header, interim or final, and what comes after it.
+func (r *reader1) header(p []byte) ([]byte, error) {
+	rest, end, err := r.fields(p, &r.a.Header)
+	if !end {
+		return rest, err
+	}
+	if r.a.Status < 200 {
+		if r.a.interim++; r.a.interim > maxInterim || r.a.Status == 101 {
+			return nil, fmt.Errorf("%w: unasked interim answers", ErrProtocol)
+		}
+		r.a.Header.reset() // what they took stays counted
+		r.step = (*reader1).statusLine
+		return rest, nil
+	}
+	v, _ := r.a.Header.Get("connection")
+	r.keepAlive = r.minor == 1 && !listed(v, []byte("close"))
+	if r.head || bodiless(r.a.Status) {
+		r.done = true
+		return rest, nil
+	}
+	return rest, r.frame()
+}
+
+// frame finds out how the content is framed (RFC 9112 §6.3).
+func (r *reader1) frame() error {
+	length, chunked, err := framing(&r.a.Header)
+	switch {
+	case err != nil:
+		return err
+	case chunked:
+		r.step = (*reader1).chunk
+	case length == 0:
+		r.done = true
+	default: // until the end of the connection, where it is negative
+		r.left, r.step = length, (*reader1).content
+	}
+	return nil
+}
+
+// fields reads a line of a header or trailer section into f, and reports whether
+// it was the last.
+func (r *reader1) fields(p []byte, f *Fields) (rest []byte, end bool, err error) {
+	line, rest, ok, err := r.line(p)
+	if !ok {
+		return nil, false, err
+	}
+	if len(line) == 0 {
+		return rest, true, nil
+	}
+	name, value, ok := bytes.Cut(line, []byte{':'})
+	if !ok || !isToken(name) {
+		return nil, false, fmt.Errorf("%w: no header field", ErrProtocol)
+	}
+	return rest, false, add(r.a, f, name, bytes.Trim(value, " \t"))
+}
+
+// content reads the content up to its length, or what there is of it.
+func (r *reader1) content(p []byte) ([]byte, error) {
+	n := len(p)
+	if r.left >= 0 {
+		n = int(min(int64(n), r.left))
+		r.left -= int64(n)
+		r.done = r.left == 0
+	}
+	return p[n:], r.a.write(p[:n])
+}
+
+// chunk reads a chunk's size (RFC 9112 §7.1).
+func (r *reader1) chunk(p []byte) ([]byte, error) {
+	line, rest, ok, err := r.line(p)
+	if !ok {
+		return nil, err
+	}
+	size, _, _ := bytes.Cut(line, []byte{';'})
+	n, err := strconv.ParseUint(string(bytes.TrimRight(size, " \t")), 16, 60)
+	if err != nil {
+		return nil, fmt.Errorf("%w: chunk size", ErrProtocol)
+	}
+	if n == 0 {
+		r.step = (*reader1).trailer
+		return rest, nil
+	}
+	// A chunk costs its sender six bytes and us a turn: many tiny ones are
+	// bounded by what is read of an answer, as if each were larger.
+	if r.a.overhead += 16; r.a.overhead > r.a.limits.read {
+		return nil, ErrTooLarge
+	}
+	r.left, r.step = int64(n), (*reader1).chunkContent
+	return rest, nil
+}
+
+func (r *reader1) chunkContent(p []byte) ([]byte, error) {
+	n := int(min(int64(len(p)), r.left))
+	if r.left -= int64(n); r.left == 0 {
+		r.step = (*reader1).chunkEnd
+	}
+	return p[n:], r.a.write(p[:n])
+}
+
+func (r *reader1) chunkEnd(p []byte) ([]byte, error) {
+	line, rest, ok, err := r.line(p)
+	if !ok {
+		return nil, err
+	}
+	if len(line) != 0 {
+		return nil, fmt.Errorf("%w: chunk not followed by a line end", ErrProtocol)
+	}
+	r.step = (*reader1).chunk
+	return rest, nil
+}
+
+func (r *reader1) trailer(p []byte) ([]byte, error) {
+	rest, end, err := r.fields(p, &r.a.Trailer)
+	r.done = end
+	return rest, err
+}
+
+func bodiless(status int) bool { return status == 204 || status == 304 }
 
 // status reads a status from 100 to 599; 0 is none.
 func status(text []byte) int {
@@ -412,50 +472,6 @@ func status(text []byte) int {
 		return 0
 	}
 	return n
-}
-
-// fields reads a header or trailer section into f.
-func (r *reader1) fields(a *Answer, f *Fields) error {
-	for {
-		line, err := r.line()
-		if err != nil || len(line) == 0 {
-			return err
-		}
-		name, value, ok := bytes.Cut(line, []byte{':'})
-		if !ok || !isToken(name) {
-			return fmt.Errorf("%w: no header field", ErrProtocol)
-		}
-		if err := add(a, f, name, bytes.Trim(value, " \t")); err != nil {
-			return err
-		}
-	}
-}
-
-// body reads content as the header frames it (RFC 9112 §6.3), and reports
-// whether it ended before the connection did.
-func (r *reader1) body(a *Answer) (delimited bool, err error) {
-	length, chunked, err := framing(&a.Header)
-	switch {
-	case err != nil:
-		return false, err
-	case chunked:
-		return true, r.chunks(a)
-	case length >= 0:
-		return true, r.content(a, length)
-	}
-	for {
-		if r.r == r.w {
-			if err := r.fill(); err == io.EOF {
-				return false, nil
-			} else if err != nil {
-				return false, cut(err)
-			}
-		}
-		if err := a.write(r.buf[r.r:r.w]); err != nil {
-			return false, err
-		}
-		r.r = r.w
-	}
 }
 
 // framing returns the length that a header announces, or -1. What can be read
@@ -487,57 +503,4 @@ func framing(f *Fields) (length int64, chunked bool, err error) {
 func contentLength(text string) (n int64, ok bool) {
 	u, err := strconv.ParseUint(text, 10, 63) // takes no sign
 	return int64(u), err == nil
-}
-
-// content reads n bytes of the body.
-func (r *reader1) content(a *Answer, n int64) error {
-	for n > 0 {
-		if r.r == r.w {
-			if err := r.fill(); err != nil {
-				return cut(err)
-			}
-		}
-		p := r.buf[r.r:r.w]
-		if int64(len(p)) > n {
-			p = p[:n]
-		}
-		if err := a.write(p); err != nil {
-			return err
-		}
-		r.r += len(p)
-		n -= int64(len(p))
-	}
-	return nil
-}
-
-// chunks reads a chunked body and its trailer section (RFC 9112 §7.1).
-func (r *reader1) chunks(a *Answer) error {
-	for {
-		line, err := r.line()
-		if err != nil {
-			return err
-		}
-		size, _, _ := bytes.Cut(line, []byte{';'})
-		n, err := strconv.ParseUint(string(bytes.TrimRight(size, " \t")), 16, 60)
-		if err != nil {
-			return fmt.Errorf("%w: chunk size", ErrProtocol)
-		}
-		if n == 0 {
-			return r.fields(a, &a.Trailer)
-		}
-		// A chunk costs its sender six bytes and us a turn: many tiny ones are
-		// bounded by what is read of an answer, as if each were larger.
-		if a.overhead += 16; a.overhead > a.limits.read {
-			return ErrTooLarge
-		}
-		if err := r.content(a, int64(n)); err != nil {
-			return err
-		}
-		if line, err = r.line(); err != nil {
-			return err
-		}
-		if len(line) != 0 {
-			return fmt.Errorf("%w: chunk not followed by a line end", ErrProtocol)
-		}
-	}
 }

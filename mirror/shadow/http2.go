@@ -1,15 +1,12 @@
 package shadow
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
-	"net"
-	"runtime"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -39,91 +36,75 @@ const (
 	maxPending = 1 << 20
 )
 
-// conn2 is a connection that speaks HTTP/2. One goroutine reads it; calls write
-// what they have by themselves, and whoever finds nobody writing writes for all.
+// conn2 is a connection that speaks HTTP/2. What its streams have to say in one
+// turn of the loop is written at one go.
 type conn2 struct {
-	conn  net.Conn
-	limit int           // streams that we open at most
-	ready chan struct{} // closed when the peer's first SETTINGS came, or it will not
-	read  *batchReader
-	br    *bufio.Reader
+	b     *Backend
+	link  link
+	part  []byte // of a frame whose end has not come
 	frame *http2.Framer
+	src   bytes.Reader // of frame: one whole frame
 
-	mu       sync.Mutex // guards the rest
-	streams  map[uint32]*stream
-	reserved int // streams that are about to be opened
-	nextID   uint32
-	leaving  bool   // GOAWAY came, or ids ran out: no new streams
-	err      error  // why the connection is over
-	freed    func() // tells those who wait that there is room
+	streams map[uint32]*stream
+	free    []*stream
+	nextID  uint32
+	leaving bool  // GOAWAY came, or ids ran out: no new streams
+	err     error // why the connection is over
 
-	encoder  *hpack.Encoder
-	repeats  repeats
-	block    bytes.Buffer // what encoder writes to
-	out      []byte       // frames to write
-	spare    []byte       // the other buffer
-	writing  time.Time    // since when somebody writes; zero when nobody does
-	idleFrom time.Time    // since when there are no streams
+	encoder *hpack.Encoder
+	repeats repeats
+	block   bytes.Buffer // what encoder writes to
+	out     []byte       // frames to write
+	dirty   bool         // the loop will flush it
+	bodies  []*stream    // of which more is to be sent
+
+	readyBy  time.Time // when it is given up without the peer's first SETTINGS
+	full     time.Time // since when the link takes nothing; zero if it does
+	idleFrom time.Time // since when there are no streams
 
 	window       int64  // what we may send on the connection
 	firstWindow  int64  // what we may send on a new stream
 	maxFrame     int    // largest frame that the peer takes
 	maxStreams   uint32 // that the peer takes
 	settled      bool   // its first SETTINGS came
-	blocked      int    // streams that wait for a window, or to be written
 	unannounced  int64  // read and not given back to the connection's window
 	idleFrames   int
 	lastProgress time.Time // when the peer last sent something
 
-	// The reader's own.
 	decoder *hpack.Decoder
 	header  headerBlock
 }
 
-// stream is one call on a conn2, guarded by its mu until it is over.
+// stream is one call on a conn2.
 type stream struct {
 	conn    *conn2
+	job     *Job
 	id      uint32
-	due     time.Time
 	grpc    bool
 	head    bool // answers have no body
 	answer  *Answer
-	window  int64 // what we may send
-	unread  int64 // read, and not given back to its window
-	length  int64 // content-length of the answer, or -1
-	started bool  // the final header came
-	sent    bool  // the request is written to its end
-	over    bool
-	done    chan error    // of one; gets a value when over
-	wake    chan struct{} // of one; window, room to write, or over
-}
-
-// batchReader notes when bytes came.
-type batchReader struct {
-	conn io.Reader
-	now  time.Time
-}
-
-func (r *batchReader) Read(p []byte) (int, error) {
-	n, err := r.conn.Read(p)
-	r.now = time.Now()
-	return n, err
+	window  int64       // what we may send
+	unread  int64       // read, and not given back to its window
+	length  int64       // content-length of the answer, or -1
+	started bool        // the final header came
+	sent    bool        // the request is written to its end
+	rest    []byte      // of the body, to be sent
+	last    []wireField // trailer to be sent after it
 }
 
 // newConn2 returns a connection of which the preface is still to be written.
-func newConn2(conn net.Conn, limit, head int, freed func()) *conn2 {
-	read := &batchReader{conn: conn}
-	br := bufio.NewReaderSize(read, 32<<10)
+func newConn2(b *Backend) *conn2 {
 	c := &conn2{
-		conn: conn, limit: limit, read: read, br: br, frame: http2.NewFramer(io.Discard, br),
-		streams: map[uint32]*stream{}, nextID: 1, freed: freed,
-		window: firstWindow, firstWindow: firstWindow, maxFrame: minFrame, maxStreams: math.MaxInt32, ready: make(chan struct{}),
+		b: b, streams: map[uint32]*stream{}, nextID: 1,
+		window: firstWindow, firstWindow: firstWindow, maxFrame: minFrame, maxStreams: math.MaxInt32,
 		idleFrom: time.Now(),
 	}
+	c.frame = http2.NewFramer(io.Discard, &c.src)
 	c.frame.SetReuseFrames()
 	c.frame.SetMaxReadFrameSize(minFrame)
 	c.encoder = hpack.NewEncoder(&c.block)
 	c.repeats.fields = map[string]hpack.HeaderField{}
+	head := b.cfg.MaxHead
 	c.header.max = head
 	c.decoder = hpack.NewDecoder(maxTable, c.header.add)
 	c.decoder.SetMaxStringLength(head)
@@ -153,59 +134,60 @@ func appendReset(dst []byte, id uint32, code http2.ErrCode) []byte {
 	return binary.BigEndian.AppendUint32(appendFrame(dst, http2.FrameRSTStream, 0, id, 4), uint32(code))
 }
 
-// room reports whether another stream may be opened; mu is held.
-func (c *conn2) room() bool {
-	return c.settled && c.err == nil && !c.leaving && len(c.streams)+c.reserved < min(c.limit, int(min(c.maxStreams, math.MaxInt32)))
+// hasRoom reports whether another stream may be opened.
+func (c *conn2) hasRoom() bool {
+	return c.settled && c.err == nil && !c.leaving && len(c.streams) < min(c.b.cfg.MaxStreams, int(min(c.maxStreams, math.MaxInt32)))
 }
 
-// call makes one call on a stream that was reserved.
-func (c *conn2) call(b *Backend, call *Call, s *scratch, a *Answer) error {
-	st := &s.stream
-	*st = stream{conn: c, due: a.Sent.Add(b.cfg.Timeout), grpc: call.GRPC, head: string(call.Method) == "HEAD",
-		answer: a, length: -1, done: st.done, wake: st.wake}
-	rest, err := c.open(st, call, s, b.scheme)
-	if err == nil {
-		c.flush()
-		for rest != nil {
-			rest = c.send(st, s, rest)
-			c.flush()
-		}
-		err = <-st.done
+// touch has the loop flush c at the end of its turn.
+func (c *conn2) touch() {
+	if !c.dirty {
+		c.dirty = true
+		c.b.loop.dirty = append(c.b.loop.dirty, c)
 	}
-	select {
-	case <-st.wake: // one too many, which is not for the next call
-	default:
-	}
-	return err
 }
 
-// open starts a stream with its header and, if the windows take it, its body.
-// It returns what is left of the body.
-func (c *conn2) open(st *stream, call *Call, s *scratch, scheme string) (rest []byte, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.reserved--
-	switch {
-	case c.err != nil:
-		return nil, c.err
-	case c.leaving:
-		c.leave()
-		return nil, errGoAway
+// begin starts a stream with its header and, if the windows take it, its body.
+func (c *conn2) begin(j *Job) {
+	st := c.newStream()
+	if !c.b.write(j, st) {
+		c.free = append(c.free, st)
+		return
 	}
-	st.id, st.window = c.nextID, c.firstWindow
+	call, l := &j.Copy.Calls[j.call], c.b.loop
+	st.job, st.id, st.window, st.answer = j, c.nextID, c.firstWindow, j.answer
+	st.grpc, st.head = call.GRPC, string(call.Method) == "HEAD"
 	if c.nextID += 2; c.nextID > maxStreamID-2 {
 		c.leaving = true
 	}
 	c.streams[st.id] = st
-	s.wire.encode(c, call, scheme)
-	alone := len(call.Body) == 0 && len(s.wire.trailer) == 0
-	c.appendHeaders(st.id, alone)
-	st.sent = alone
-	if n := int64(len(call.Body)); !alone && n <= min(c.window, st.window) && n <= wholeWrite {
-		c.appendBody(st, s, call.Body)
-		return nil, nil
+	l.wire.build(c.b, j.Copy, j.call)
+	l.wire.encode(c, call, c.b.scheme)
+	st.sent = len(call.Body) == 0 && len(l.wire.trailer) == 0
+	c.appendHeaders(st.id, st.sent)
+	switch n := int64(len(call.Body)); {
+	case st.sent:
+	case n <= min(c.window, st.window) && n <= wholeWrite:
+		c.appendBody(st, call.Body, l.wire.trailer)
+	default:
+		st.rest = call.Body
+		for _, f := range l.wire.trailer {
+			st.last = append(st.last, wireField{bytes.Clone(f.name), f.value, f.kind})
+		}
+		c.bodies = append(c.bodies, st)
 	}
-	return call.Body, nil
+	c.touch()
+}
+
+func (c *conn2) newStream() *stream {
+	n := len(c.free)
+	if n == 0 {
+		return &stream{conn: c, length: -1}
+	}
+	st := c.free[n-1]
+	c.free = c.free[:n-1]
+	*st = stream{conn: c, length: -1, last: st.last[:0]}
+	return st
 }
 
 // encode puts the header of a call into c.block; c.mu is held.
@@ -302,22 +284,21 @@ func (c *conn2) appendHeaders(id uint32, end bool) {
 }
 
 // appendBody appends the end of a body, for which there is room in the windows.
-func (c *conn2) appendBody(st *stream, s *scratch, p []byte) {
+func (c *conn2) appendBody(st *stream, p []byte, trailer []wireField) {
 	c.window -= int64(len(p))
 	st.window -= int64(len(p))
-	trailer := len(s.wire.trailer) > 0
 	for first := true; first || len(p) > 0; first = false {
 		n := min(len(p), c.maxFrame)
 		var flags http2.Flags
-		if n == len(p) && !trailer {
+		if n == len(p) && len(trailer) == 0 {
 			flags = http2.FlagDataEndStream
 		}
 		c.out = append(appendFrame(c.out, http2.FrameData, flags, st.id, n), p[:n]...)
 		p = p[n:]
 	}
-	if trailer {
+	if len(trailer) > 0 {
 		c.block.Reset()
-		for _, f := range s.wire.trailer {
+		for _, f := range trailer {
 			c.encoder.WriteField(hpack.HeaderField{Name: string(f.name), Value: string(f.value)})
 		}
 		c.appendHeaders(st.id, true)
@@ -325,164 +306,114 @@ func (c *conn2) appendBody(st *stream, s *scratch, p []byte) {
 	st.sent = true
 }
 
-// send appends more of a large body, and waits until it can. It returns what
-// is left: nil if there is nothing, or if the stream is over.
-func (c *conn2) send(st *stream, s *scratch, rest []byte) []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for !st.over {
-		n := min(int64(len(rest)), c.window, st.window, int64(maxOut-len(c.out)))
-		switch {
-		case n == int64(len(rest)):
-			c.appendBody(st, s, rest)
-			return nil
-		case n > 0:
-			n = min(n, int64(c.maxFrame))
-			c.window -= n
-			st.window -= n
-			c.out = append(appendFrame(c.out, http2.FrameData, 0, st.id, int(n)), rest[:n]...)
-			return rest[n:]
+// appendMore appends what windows and memory take of the bodies that are begun.
+func (c *conn2) appendMore() {
+	c.bodies = slices.DeleteFunc(c.bodies, func(st *stream) bool {
+		for !st.sent {
+			n := min(int64(len(st.rest)), c.window, st.window, int64(maxOut-len(c.out)))
+			switch {
+			case n == int64(len(st.rest)):
+				c.appendBody(st, st.rest, st.last)
+				st.rest = nil
+			case n > 0:
+				n = min(n, int64(c.maxFrame))
+				c.window -= n
+				st.window -= n
+				c.out = append(appendFrame(c.out, http2.FrameData, 0, st.id, int(n)), st.rest[:n]...)
+				st.rest = st.rest[n:]
+			default:
+				return false
+			}
 		}
-		c.blocked++
-		c.mu.Unlock()
-		<-st.wake
-		c.mu.Lock()
-		c.blocked--
-	}
-	return nil
+		return true
+	})
 }
 
-// unblock wakes the streams that wait to send; mu is held.
-func (c *conn2) unblock() {
-	if c.blocked == 0 {
-		return
-	}
-	for _, st := range c.streams {
-		st.poke()
-	}
-}
-
-func (st *stream) poke() {
-	select {
-	case st.wake <- struct{}{}:
-	default:
-	}
-}
-
-// flush writes what is due, unless somebody does so already. It first gives way
-// once: other calls that are due then get on the same write, of which each costs
-// more than all the rest of a call. (A third more calls a second in BenchmarkSend.)
+// flush writes what is due.
 func (c *conn2) flush() {
-	runtime.Gosched()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.writing.IsZero() {
-		return
-	}
-	for len(c.out) > 0 && c.err == nil {
-		out := c.out
-		c.out, c.spare = c.spare[:0], nil
-		c.writing = time.Now()
-		err := c.write(out)
-		if cap(out) <= 2*maxOut {
-			c.spare = out[:0]
+	for c.err == nil {
+		c.appendMore()
+		if len(c.out) == 0 {
+			return
 		}
+		n, err := c.link.write(c.out)
 		if err != nil {
 			c.fail(cut(err))
+			return
 		}
-		c.unblock()
+		left := copy(c.out, c.out[n:])
+		c.out = c.out[:left]
+		if left > 0 {
+			if n > 0 || c.full.IsZero() {
+				c.full = time.Now()
+			}
+			return
+		}
+		c.full = time.Time{}
+		if cap(c.out) > 2*maxOut {
+			c.out = nil
+		}
 	}
-	c.writing = time.Time{}
 }
 
-// write writes without mu, which is held before and after.
-func (c *conn2) write(out []byte) error {
-	c.mu.Unlock()
-	defer c.mu.Lock()
-	_, err := c.conn.Write(out)
-	return err
-}
+// room implements speaker.
+func (c *conn2) room() { c.flush() }
 
-// finish ends a stream; mu is held.
+// finish ends a stream.
 func (c *conn2) finish(st *stream, err error) {
 	delete(c.streams, st.id)
 	if err == nil {
-		st.answer.end(c.read.now, st.grpc)
+		st.answer.end(c.lastProgress, st.grpc)
 	}
 	if len(c.streams) == 0 {
 		c.idleFrom = time.Now()
 	}
-	st.over = true
-	st.done <- err
 	if !st.sent {
-		st.poke()
+		c.bodies = slices.DeleteFunc(c.bodies, func(other *stream) bool { return other == st })
 	}
+	j := st.job
+	st.job, st.answer, st.rest = nil, nil, nil
+	c.free = append(c.free, st)
 	c.leave()
-	c.freed()
+	c.b.done(j, err)
+	c.b.http2.dispatch(c.b)
+}
+
+// giveUp implements carrier. A peer that has said nothing since the call began
+// may be gone without a word: it gets no other.
+func (st *stream) giveUp(j *Job, err error) {
+	c := st.conn
+	if err == ErrTimeout {
+		c.leaving = c.leaving || !c.lastProgress.After(j.answer.Sent)
+	}
+	c.reset(st, http2.ErrCodeCancel, err)
 }
 
 var errGoAway = fmt.Errorf("%w: peer goes away", ErrCut)
 
-// leave closes a connection that takes no more calls after its last one; mu is
-// held.
+// leave closes a connection that takes no more calls after its last one.
 func (c *conn2) leave() {
-	if c.leaving && len(c.streams)+c.reserved == 0 {
+	if c.leaving && len(c.streams) == 0 {
 		c.fail(errGoAway)
 	}
 }
 
-// reset ends a stream by RST_STREAM; mu is held.
+// reset ends a stream by RST_STREAM.
 func (c *conn2) reset(st *stream, code http2.ErrCode, err error) {
 	c.out = appendReset(c.out, st.id, code)
+	c.touch()
 	c.finish(st, err)
 }
 
-// fail ends the connection and all that is on it; mu is held.
+// fail implements speaker.
 func (c *conn2) fail(err error) {
 	if c.err != nil {
 		return
 	}
 	c.err = err
-	c.conn.Close()
-	c.settle()
+	c.link.close()
+	c.b.http2.remove(c)
 	for _, st := range c.streams {
 		c.finish(st, err)
 	}
-	c.freed()
-}
-
-// end is fail for who does not hold mu.
-func (c *conn2) end(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.fail(err)
-}
-
-// settle closes ready, once; mu is held.
-func (c *conn2) settle() {
-	if !c.settled {
-		c.settled = true
-		close(c.ready)
-	}
-}
-
-// sweep ends streams that are overdue. If the peer has said nothing since such
-// a stream was opened, no others are opened: it may be gone without a word. It
-// reports whether something is left to be written.
-func (c *conn2) sweep(now time.Time, timeout, idleFor time.Duration) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, st := range c.streams {
-		if !now.Before(st.due) {
-			c.leaving = c.leaving || !c.lastProgress.After(st.answer.Sent)
-			c.reset(st, http2.ErrCodeCancel, ErrTimeout)
-		}
-	}
-	switch {
-	case !c.writing.IsZero() && now.Sub(c.writing) >= timeout:
-		c.fail(ErrTimeout) // it takes nothing
-	case len(c.streams)+c.reserved == 0 && now.Sub(c.idleFrom) > idleFor:
-		c.fail(ErrCanceled)
-	}
-	return len(c.out) > 0 && c.writing.IsZero() && c.err == nil
 }

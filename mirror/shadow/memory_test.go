@@ -1,7 +1,6 @@
 package shadow
 
 import (
-	"context"
 	"io"
 	"net"
 	"runtime"
@@ -49,9 +48,7 @@ func TestMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- b.Run(ctx) }()
+	s := newSender(t, LoopConfig{}, b)
 
 	post := get()
 	post.Method, post.Body = []byte("POST"), make([]byte, 1<<20)
@@ -65,7 +62,7 @@ func TestMemory(t *testing.T) {
 			if i%2 == 0 {
 				c = post
 			}
-			if err := b.Send(&Copy{Calls: []Call{c}}, begun, o); err != nil {
+			if err := s.send(b, &Copy{Calls: []Call{c}}, begun, o); err != nil {
 				t.Error(err)
 			} else if code := o.Answers[0].Code(); code != "timeout" {
 				t.Errorf("got %s (%v), want a time-out", code, o.Answers[0].Err)
@@ -91,8 +88,7 @@ func TestMemory(t *testing.T) {
 		t.Errorf("got %d goroutines, want at most %d", most, limit)
 	}
 	close(quit)
-	stop()
-	<-ended
+	s.stop()
 	l.Close()
 	peers.Wait()
 	t.Logf("heap %d KiB more, %d goroutines at most, %d before", heap>>10, most, goroutines)

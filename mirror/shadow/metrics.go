@@ -73,21 +73,20 @@ func (m *Metrics) role(b *Backend) *roleMetrics {
 	m.breakers.mu.Lock()
 	defer m.breakers.mu.Unlock()
 	m.breakers.all = append(m.breakers.all, b)
-	return &roleMetrics{metrics: m, role: b.cfg.Role, routes: map[string]*routeMetrics{}}
+	return &roleMetrics{m, b.cfg.Role, map[string]*routeMetrics{}}
 }
 
 // roleMetrics spares the look-up by labels, which would cost more than counting.
+// It belongs to the goroutine of the loop.
 type roleMetrics struct {
 	metrics *Metrics
 	role    string
-
-	mu     sync.RWMutex
-	routes map[string]*routeMetrics
+	routes  map[string]*routeMetrics
 }
 
 type routeMetrics struct {
 	duration prometheus.Observer
-	codes    map[int]prometheus.Counter // guarded by roleMetrics.mu
+	codes    map[int]prometheus.Counter
 }
 
 // Codes that are no status.
@@ -131,43 +130,36 @@ func (rm *roleMetrics) done(route string, a *Answer) {
 	if rm == nil {
 		return
 	}
+	r := rm.route(route)
 	code := a.code()
-	duration, requests := rm.find(route, code)
+	requests := r.codes[code]
 	if requests == nil {
-		duration, requests = rm.add(route, code)
+		requests = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
+		r.codes[code] = requests
 	}
 	requests.Inc()
 	if a.Err == nil {
-		duration.Observe(a.Last.Sub(a.Sent).Seconds())
+		r.duration.Observe(a.Last.Sub(a.Sent).Seconds())
 	}
 }
 
-func (rm *roleMetrics) find(route string, code int) (prometheus.Observer, prometheus.Counter) {
-	rm.mu.RLock()
-	defer rm.mu.RUnlock()
-	if r := rm.routes[route]; r != nil {
-		return r.duration, r.codes[code]
-	}
-	return nil, nil
-}
-
-func (rm *roleMetrics) add(route string, code int) (prometheus.Observer, prometheus.Counter) {
-	rm.mu.Lock()
-	defer rm.mu.Unlock()
+// route returns the series of a route; failures are there before they happen.
+func (rm *roleMetrics) route(route string) *routeMetrics {
 	r := rm.routes[route]
 	if r == nil {
 		r = &routeMetrics{rm.metrics.duration.WithLabelValues(rm.role, route), map[int]prometheus.Counter{}}
+		for _, code := range []int{codeError, codeTimeout, codeCanceled} {
+			r.codes[code] = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
+		}
 		rm.routes[route] = r
 	}
-	for _, code := range []int{code, codeError, codeTimeout, codeCanceled} { // failures are there before they happen
-		r.codes[code] = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
-	}
-	return r.duration, r.codes[code]
+	return r
 }
 
-// Expect has the series of a route from the start.
+// Expect has the series of a route from the start. It must be called before the
+// loop is run.
 func (b *Backend) Expect(route string) {
 	if b.metrics != nil {
-		b.metrics.add(route, codeError)
+		b.metrics.route(route)
 	}
 }

@@ -3,6 +3,7 @@ package shadow
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -26,35 +27,55 @@ func (h *headerBlock) add(f hpack.HeaderField) {
 	}
 }
 
-// readAll reads frames until the connection ends. Only one goroutine calls it.
-func (c *conn2) readAll() {
-	for {
+// take implements speaker.
+func (c *conn2) take(p []byte, at time.Time) {
+	c.lastProgress = at
+	if len(c.part) > 0 {
+		c.part = append(c.part, p...)
+		p = c.part
+	}
+	for c.err == nil {
+		n, whole := frameLength(p)
+		if !whole {
+			break
+		}
+		c.src.Reset(p[:n])
 		f, err := c.frame.ReadFrame()
-		over, write := c.step(f, err)
-		if over {
-			return
+		if err == nil {
+			err = c.takeFrame(f)
+		} else {
+			err = readError(err)
 		}
-		if write {
-			c.flush()
+		if err != nil {
+			c.fail(err)
 		}
+		p = p[n:]
+	}
+	c.part = append(c.part[:0], p...)
+	if len(c.part) == 0 && cap(c.part) > 4<<10 {
+		c.part = nil
+	}
+	if len(c.out) > 0 && c.err == nil {
+		c.touch()
 	}
 }
 
-// step takes a frame, or that there is none. write says that all that came has
-// been taken, and something is to be written.
-func (c *conn2) step(f http2.Frame, err error) (over, write bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err == nil {
-		err = c.take(f)
-	} else {
-		err = readError(err)
+// frameLength returns the length of the frame that p begins with, and whether
+// all of it is there. One that is too long is whole with its header: reading it
+// is an error.
+func frameLength(p []byte) (n int, whole bool) {
+	if len(p) < frameHeader {
+		return 0, false
 	}
-	if err != nil {
-		c.fail(err)
+	n = int(p[0])<<16 | int(p[1])<<8 | int(p[2])
+	if n > minFrame {
+		return frameHeader, true
 	}
-	return c.err != nil, c.br.Buffered() == 0 && len(c.out) > 0
+	return frameHeader + n, len(p) >= frameHeader+n
 }
+
+// end implements speaker.
+func (c *conn2) end(err error) { c.fail(cut(err)) }
 
 // readError is what an error of ReadFrame means for the calls.
 func readError(err error) error {
@@ -66,9 +87,8 @@ func readError(err error) error {
 	return cut(err)
 }
 
-// take takes a frame; mu is held. An error ends the connection.
-func (c *conn2) take(f http2.Frame) error {
-	c.lastProgress = c.read.now
+// takeFrame takes a frame. An error ends the connection.
+func (c *conn2) takeFrame(f http2.Frame) error {
 	c.idleFrames++
 	if _, ok := f.(*http2.SettingsFrame); !ok && !c.settled {
 		return fmt.Errorf("%w: does not begin with SETTINGS", ErrProtocol)
@@ -234,7 +254,7 @@ func (st *stream) header(h *headerBlock, c *conn2) error {
 			return err
 		}
 	}
-	a.First = c.read.now
+	a.First = c.lastProgress
 	switch {
 	case a.Status >= 200:
 		st.started = true
@@ -289,7 +309,6 @@ func (c *conn2) takeSettings(f *http2.SettingsFrame) error {
 			c.encoder.SetMaxDynamicTableSize(min(s.Val, maxTable))
 		case http2.SettingMaxConcurrentStreams:
 			c.maxStreams = s.Val
-			c.freed()
 		case http2.SettingInitialWindowSize:
 			grown := int64(s.Val) - c.firstWindow
 			c.firstWindow = int64(s.Val)
@@ -298,7 +317,7 @@ func (c *conn2) takeSettings(f *http2.SettingsFrame) error {
 					return fmt.Errorf("%w: window overflow", ErrProtocol)
 				}
 			}
-			c.unblock()
+			c.touch()
 		case http2.SettingMaxFrameSize:
 			c.maxFrame = int(s.Val)
 		}
@@ -306,7 +325,8 @@ func (c *conn2) takeSettings(f *http2.SettingsFrame) error {
 	})
 	c.out = appendFrame(c.out, http2.FrameSettings, http2.FlagSettingsAck, 0, 0)
 	if err == nil {
-		c.settle()
+		c.settled = true
+		c.b.http2.dispatch(c.b)
 	}
 	return err
 }
@@ -325,10 +345,10 @@ func (c *conn2) takeWindow(f *http2.WindowUpdateFrame) error {
 	} else {
 		return c.known(f.StreamID)
 	}
-	if c.blocked > 0 {
+	if len(c.bodies) > 0 {
 		c.idleFrames = 0
+		c.touch()
 	}
-	c.unblock()
 	return nil
 }
 
@@ -342,5 +362,4 @@ func (c *conn2) takeGoAway(f *http2.GoAwayFrame) {
 		}
 	}
 	c.leave()
-	c.freed()
 }

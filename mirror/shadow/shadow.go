@@ -1,22 +1,31 @@
-// Package shadow sends copies of requests to one role, shadow or control, and
-// takes back what it answers. The role is taken for hostile: whatever it does
+// Package shadow sends copies of requests to the roles, shadow and control, and
+// takes back what they answer. A role is taken for hostile: whatever it does
 // or leaves undone costs bounded time and memory, and ends one call.
 //
-// A call is made by the goroutine that asks for it: a connection of its own in
-// HTTP/1.1, a stream on a shared one in HTTP/2, by prior knowledge or ALPN.
-// Redirects are not followed, nothing is decompressed, and nothing is sent
-// twice: once the first byte was written a copy is sent, whatever becomes of it.
+// A Loop sends the copies of all roles on one goroutine. A call has a connection
+// of its own in HTTP/1.1, a stream on a shared one in HTTP/2, by prior knowledge
+// or ALPN. Redirects are not followed, nothing is decompressed, and nothing is
+// sent twice: once the first byte was written a copy is sent, whatever becomes of it.
 //
-//	for {                                     // a worker
-//		d, err := l.Next(ctx)             // lanes: a copy is due
-//		o := b.NewOutcome()
-//		err = b.Send(cp, func() bool { … l.Sent(…) … }, o)
-//		…                                 // err: drop it; else l.Done, and the pair
-//		o.Release()
-//	}
+//	l := shadow.NewLoop(shadow.LoopConfig{Next: func() *shadow.Job {
+//		d, ok := lanes.Take()             // a copy is due
+//		…
+//		return &shadow.Job{Backend: b, Copy: cp, Outcome: b.NewOutcome(), Handler: h}
+//	}}, b)
+//	go l.Run(ctx)
+//	l.Wake()                                  // something is due
+//
+//	func (h *handler) Begin() bool            // lanes.Sent
+//	func (h *handler) End(err error)          // err: lanes.Drop; else lanes.Done, and the pair
 //
 // net/http's transports are not used: see BenchmarkSend for what they cost beside
 // this package. Framing of what is read and HPACK are x/net's.
+//
+// # Pollers
+//
+// The loop waits in epoll for plain TCP connections on Linux. Others, and all
+// elsewhere, have a goroutine that reads and one that writes. What is spoken on
+// them is the same.
 package shadow
 
 import (
@@ -27,18 +36,19 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"darklaunch/mirror/observe"
 )
 
-// Why a copy was not sent. Send returns them, and nothing was written then.
+// Why a copy was not sent: see Handler.End. Nothing was written then.
 var (
 	// ErrOpen: the breaker is open.
 	ErrOpen = errors.New("breaker open")
 	// ErrBusy: too many calls are on their way.
 	ErrBusy = errors.New("too many calls")
-	// ErrDropped: begin returned false.
+	// ErrDropped: Begin returned false.
 	ErrDropped = errors.New("dropped")
 )
 
@@ -67,7 +77,7 @@ type Config struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Timeout bounds one call, from when it is begun to the answer's last byte.
-	// It is kept to within a twentieth. Zero means 5s.
+	// Zero means 5s.
 	Timeout time.Duration
 	// ConnectTimeout bounds one connect, TLS and HTTP/2's first SETTINGS
 	// included. Zero means 2s. It is no part of Timeout.
@@ -92,10 +102,6 @@ type Config struct {
 	// it refuses is hashed and not kept; a header it refuses fails the call.
 	// Nil is no bound but those above.
 	Account observe.Account
-	// Panicked is told of a panic in a goroutine of the backend, which then goes
-	// on without what it did. Nil lets it panic. Send, Run and what they call
-	// panic where they are called.
-	Panicked func(v any)
 	// Metrics are shared by all roles. Nil counts nothing.
 	Metrics *Metrics
 }
@@ -122,9 +128,11 @@ func fill[T int | int64 | time.Duration](v *T, otherwise T) {
 	}
 }
 
-// Backend is one role. It is safe for any number of goroutines.
+// Backend is one role. It belongs to the goroutine of its Loop but for Ready,
+// State, Warnings and NewOutcome, which are safe for any number of goroutines.
 type Backend struct {
 	cfg       Config
+	loop      *Loop
 	limits    limits
 	role      []byte
 	authority []byte // the address
@@ -133,39 +141,22 @@ type Backend struct {
 	set       []wireField // by rules
 	host      []byte      // by a rule, or nil
 	metrics   *roleMetrics
-	scratches sync.Pool // of *scratch
 	outcomes  sync.Pool // of *Outcome
 
-	http1 pool1
-	http2 pool2
-	// life ends with Run, and with it the connects under way. It is the
-	// connections' own: they outlive the calls that make them.
-	life context.Context
-	stop context.CancelFunc
-
-	mu      sync.Mutex // guards the rest
-	calls   int
+	http1   pool1
+	http2   pool2
+	under   list // jobs whose call is under way
+	calls   int  // these, and those that wait for a connection
 	stopped bool
 	breaker breaker
+
+	// What others may know of the breaker.
+	state    atomic.Uint32
+	openTill atomic.Int64 // not ready before; ns of the Unix epoch
 }
 
-// scratch is what a call needs while it is under way.
-type scratch struct {
-	wire   wire
-	out    []byte
-	in     reader1
-	stream stream
-}
-
-func newScratch() any {
-	return &scratch{
-		in:     reader1{buf: make([]byte, 16<<10)},
-		stream: stream{done: make(chan error, 1), wake: make(chan struct{}, 1)},
-	}
-}
-
-// New returns the backend of a role, which is ready while Run runs. The error
-// says what of cfg can't be used.
+// New returns the backend of a role, for a Loop. The error says what of cfg can't
+// be used.
 func New(cfg Config) (*Backend, error) {
 	b := &Backend{cfg: cfg.withDefaults(), role: []byte(cfg.Role), scheme: "http"}
 	if cfg.Role != "shadow" && cfg.Role != "control" {
@@ -201,11 +192,7 @@ func New(cfg Config) (*Backend, error) {
 		}
 	}
 	b.limits = limits{b.cfg.KeepBody, b.cfg.MaxBody, b.cfg.MaxHead, b.cfg.Account}
-	b.scratches.New = newScratch
 	b.outcomes.New = func() any { return &Outcome{pool: &b.outcomes} }
-	b.http1.all = map[*conn1]struct{}{}
-	b.http2.freed = make(chan struct{}, 1)
-	b.life, b.stop = context.WithCancel(context.Background())
 	b.metrics = b.cfg.Metrics.role(b)
 	return b, nil
 }
@@ -218,143 +205,175 @@ func (b *Backend) Warnings() []string {
 }
 
 // Ready reports whether the breaker would let a copy through now. Who offers
-// copies asks it; Send asks again.
+// copies asks it; the loop asks again.
 func (b *Backend) Ready() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !b.stopped && b.breaker.ready(time.Now().UnixNano())
+	till := b.openTill.Load()
+	return till == 0 || till <= time.Now().UnixNano()
 }
 
 // State returns the breaker's.
-func (b *Backend) State() State {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.breaker.state
+func (b *Backend) State() State { return State(b.state.Load()) }
+
+// publish lets others know of the breaker.
+func (b *Backend) publish() {
+	b.state.Store(uint32(b.breaker.state))
+	b.openTill.Store(b.breaker.closedTo())
 }
 
-// Run ends calls that take too long, and lets go of connections that are not
-// used, until ctx ends. Then it cancels the calls under way, closes all
-// connections, and returns when nothing of the backend runs any more.
-func (b *Backend) Run(ctx context.Context) error {
-	t := time.NewTicker(b.cfg.Timeout / sweeps)
-	defer t.Stop()
-	for ctx.Err() == nil {
-		select {
-		case now := <-t.C:
-			b.http1.sweep(now, b.cfg.IdleTimeout)
-			b.http2.sweep(now, b)
-		case <-ctx.Done():
-		}
-	}
-	b.mu.Lock()
-	b.stopped = true
-	b.mu.Unlock()
-	b.stop()
-	b.http1.close()
-	b.http2.close()
-	return nil
-}
-
-// guard runs f and tells of its panic.
-func (b *Backend) guard(f func()) {
-	defer func() {
-		if b.cfg.Panicked == nil {
+// begin makes the calls of a job.
+func (b *Backend) begin(j *Job) {
+	defer b.failed(j)
+	calls := j.Copy.Calls
+	for i := range calls {
+		if err := calls[i].Check(); err != nil {
+			j.Handler.End(fmt.Errorf("call %d of a copy to %s: %w", i+1, b.cfg.Role, err))
 			return
 		}
-		if v := recover(); v != nil {
-			b.cfg.Panicked(v)
-		}
-	}()
-	f()
+	}
+	if err := b.enter(false); err != nil {
+		j.Handler.End(err)
+		return
+	}
+	b.start(j)
 }
 
-// sweeps is how often overdue calls are looked for within a time-out.
-const sweeps = 40
-
-// Send makes the calls of cp and tells of them in o. It calls begin once, just
-// before the first byte is written, or when a connection could not be made.
-// Where begin returns false nothing is written.
-//
-// An error means that nothing was sent: ErrOpen, ErrBusy, ErrDropped,
-// ErrCanceled, or one that says which call can't be written. Otherwise the copy
-// is sent, and each answer says how its call ended.
-func (b *Backend) Send(cp *Copy, begin func() bool, o *Outcome) error {
-	for i := range cp.Calls {
-		if err := cp.Calls[i].Check(); err != nil {
-			return fmt.Errorf("call %d of a copy to %s: %w", i+1, b.cfg.Role, err)
+// failed ends a job in whose beginning something panicked.
+func (b *Backend) failed(j *Job) {
+	if b.loop.cfg.Panicked == nil {
+		return
+	}
+	if v := recover(); v != nil {
+		b.loop.cfg.Panicked(v)
+		if j.on != nil {
+			j.on.giveUp(j, ErrCanceled)
+		} else if j.answer != nil {
+			b.unconnected(j, ErrCanceled)
 		}
 	}
-	for i := range cp.Calls {
-		if err := b.enter(i > 0); err != nil && i > 0 {
-			o.Stopped = true
-			return nil
-		} else if err != nil {
-			return err
-		}
-		a := o.next(&b.limits)
-		err := b.call(cp, i, a, begin)
-		if cp.Calls[i].Stream && errors.Is(a.Err, ErrTimeout) && !errors.Is(a.Err, ErrConnect) {
-			a.Err = ErrCanceled
-		}
-		b.leave(a, err)
-		if err != nil {
-			o.Answers = o.Answers[:i]
-			return err
-		}
-		b.metrics.done(cp.Calls[i].Route, a)
-		if a.Err != nil {
-			o.Stopped = i+1 < len(cp.Calls)
-			return nil
-		}
-		begin = begun
-	}
-	return nil
 }
 
-func begun() bool { return true }
+// start makes the next call of a job.
+func (b *Backend) start(j *Job) {
+	j.answer = j.Outcome.next(&b.limits)
+	if j.Copy.Calls[j.call].HTTP2 {
+		b.start2(j)
+	} else {
+		b.start1(j)
+	}
+}
 
-func (b *Backend) call(cp *Copy, i int, a *Answer, begin func() bool) error {
-	s := b.scratches.Get().(*scratch)
-	s.wire.build(b, cp, i)
-	send := b.call1
-	if cp.Calls[i].HTTP2 {
-		send = b.call2
+// write says that the first byte of a call is about to be written on a
+// connection. It reports false where nothing must be.
+func (b *Backend) write(j *Job, on carrier) bool {
+	if !j.begun && !j.Handler.Begin() {
+		b.drop(j)
+		return false
 	}
-	err := send(&cp.Calls[i], s, a, begin)
-	if cap(s.out) <= 2*wholeWrite {
-		b.scratches.Put(s)
+	j.begun, j.on = true, on
+	j.answer.Sent = time.Now()
+	j.due = j.answer.Sent.Add(b.cfg.Timeout).UnixNano()
+	b.under.push(j)
+	return true
+}
+
+// drop ends a job that Begin refused.
+func (b *Backend) drop(j *Job) {
+	b.leave(nil)
+	j.Outcome.unnext()
+	j.answer = nil
+	j.Handler.End(ErrDropped)
+}
+
+// unconnected ends a call for which there was no connection. It counts as sent.
+func (b *Backend) unconnected(j *Job, err error) {
+	j.leave()
+	if !j.begun && !j.Handler.Begin() {
+		b.drop(j)
+		return
 	}
-	return err
+	j.begun = true
+	j.answer.Sent = time.Now()
+	b.done(j, err)
+}
+
+// done ends a call that was sent, and makes the next one of the copy.
+func (b *Backend) done(j *Job, err error) {
+	j.leave()
+	if j.Copy.Calls[j.call].Stream && errors.Is(err, ErrTimeout) && !errors.Is(err, ErrConnect) {
+		err = ErrCanceled
+	}
+	a := j.answer
+	j.on, j.answer, a.Err = nil, nil, err
+	b.leave(a)
+	b.metrics.done(j.Copy.Calls[j.call].Route, a)
+	j.call++
+	if j.call == len(j.Copy.Calls) || err != nil || b.enter(true) != nil {
+		j.Outcome.Stopped = j.call < len(j.Copy.Calls)
+		j.Handler.End(nil)
+		return
+	}
+	b.start(j)
 }
 
 // enter admits one call. The later calls of a copy that was begun are held up
 // by nothing but the end.
 func (b *Backend) enter(begun bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	switch {
 	case b.stopped:
 		return ErrCanceled
 	case begun:
 	case b.calls >= b.cfg.MaxCalls:
 		return ErrBusy
-	case !b.breaker.allow(time.Now().UnixNano()):
+	case !b.breaker.allow(b.loop.now):
 		return ErrOpen
 	}
 	b.calls++
+	if b.breaker.state != Closed {
+		b.publish()
+	}
 	return nil
 }
 
-func (b *Backend) leave(a *Answer, err error) {
-	now := time.Now().UnixNano()
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// leave ends one call, of which a tells; nil if it was not made.
+func (b *Backend) leave(a *Answer) {
 	b.calls--
-	if err != nil || errors.Is(a.Err, ErrCanceled) {
+	before := b.breaker.state
+	if a == nil || errors.Is(a.Err, ErrCanceled) {
 		b.breaker.forget()
 	} else {
-		b.breaker.done(now, a.Err == nil)
+		b.breaker.done(b.loop.now, a.Err == nil)
 	}
+	if before != Closed || b.breaker.state != Closed {
+		b.publish()
+	}
+}
+
+// nextDue is when something has to be given up, 0 if nothing has.
+func (b *Backend) nextDue() int64 {
+	at := b.http1.nextDue(b.cfg.IdleTimeout)
+	if b.under.head != nil {
+		at = sooner(at, b.under.head.due)
+	}
+	return sooner(at, b.http2.nextDue(b))
+}
+
+// expire gives up what has taken too long.
+func (b *Backend) expire(now int64) {
+	for j := b.under.head; j != nil && j.due <= now; j = b.under.head {
+		j.on.giveUp(j, ErrTimeout)
+	}
+	b.http1.expire(now, b.cfg.IdleTimeout)
+	b.http2.expire(b, now)
+}
+
+// shut cancels the calls under way and closes all connections.
+func (b *Backend) shut() {
+	b.stopped = true
+	for j := b.under.head; j != nil; j = b.under.head {
+		j.on.giveUp(j, ErrCanceled)
+	}
+	b.http1.shut()
+	b.http2.shut(b)
 }
 
 // dial makes a connection.
@@ -371,7 +390,7 @@ func (b *Backend) dial(ctx context.Context, http2 bool) (net.Conn, error) {
 
 func (b *Backend) connectError(ctx context.Context, err error) error {
 	switch {
-	case b.life.Err() != nil:
+	case b.loop.life.Err() != nil:
 		return ErrCanceled
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrConnect, ErrTimeout)
