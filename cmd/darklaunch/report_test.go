@@ -1,0 +1,100 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"darklaunch/verdict/report"
+)
+
+// TestReportPage opens reports from disk in a browser, narrow and wide: the browser
+// has nothing to complain of, asks for nothing but the page, and finds hostile
+// names to be text.
+func TestReportPage(t *testing.T) {
+	browser := openTab(t)
+	for _, name := range []string{"mirrored", "brief", "nothing", "attack"} {
+		d, err := report.Read([]byte(readFile(t, "../../verdict/report/testdata/"+name+".json")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := report.HTML(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "report.html")
+		if err := os.WriteFile(file, page, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, width := range []int{360, 1280} {
+			browser.requests = nil
+			text, picture, faults := browser.look(t, "file://"+file, width)
+			for _, f := range faults {
+				t.Errorf("%s, %d px: %s", name, width, f)
+			}
+			if !strings.Contains(text, string(d.Verdict)) {
+				t.Errorf("%s, %d px: the page lacks the verdict %s:\n%s", name, width, d.Verdict, text)
+			}
+			if name == "attack" && !strings.Contains(text, "<script>alert(1)</script>") {
+				t.Errorf("%s, %d px: the hostile name is not shown as it is", name, width)
+			}
+			browser.mu.Lock()
+			if !slices.Equal(browser.requests, []string{"file://" + file}) {
+				t.Errorf("%s, %d px: the page asked for %q, want itself alone", name, width, browser.requests)
+			}
+			browser.mu.Unlock()
+			if dir := os.Getenv(artefacts); dir != "" {
+				if err := os.WriteFile(filepath.Join(dir, "report-"+name+map[int]string{360: "-narrow", 1280: "-wide"}[width]+".png"), picture, 0o644); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		charts, err := chromedp.Run(browser.ctx, chromedp.Evaluate[int]("document.querySelectorAll('.uplot canvas').length"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := name == "mirrored"; (charts > 0) != want && name != "attack" {
+			t.Errorf("%s: got %d charts, want some: %t", name, charts, want)
+		}
+	}
+}
+
+// TestReportPageWithoutScripts holds that tables, sentences and drawings are there
+// when no script runs.
+func TestReportPageWithoutScripts(t *testing.T) {
+	browser := openTab(t)
+	d, err := report.Read([]byte(readFile(t, "../../verdict/report/testdata/mirrored.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := report.HTML(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after, _ := strings.Cut(string(page), `<script type="application/json"`)
+	_, end, _ := strings.Cut(after, "</body>")
+	file := filepath.Join(t.TempDir(), "report.html")
+	if err := os.WriteFile(file, []byte(before+"</body>"+end), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	text, _, faults := browser.look(t, "file://"+file, 360)
+	for _, f := range faults {
+		t.Error(f)
+	}
+	for _, want := range []string{"p99 of /threads is 8.6 % slower (2.1 to 15.5 %) at 210/s, margin 10 %: not decided, 17 more blocks, about 3 min", "$.threads[*].snippet", "41.2ms → 44.7ms"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page lacks %q:\n%s", want, text)
+		}
+	}
+	drawings, err := chromedp.Run(browser.ctx, chromedp.Evaluate[int]("[...document.querySelectorAll('details[open] [data-chart] svg')].filter(s => s.getBoundingClientRect().width > 100).length"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if drawings == 0 {
+		t.Error("no drawing is seen")
+	}
+}
