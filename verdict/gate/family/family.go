@@ -45,21 +45,12 @@ type Family struct {
 	stdin      io.Closer // its end tells the supervisor to stop the command
 	over       chan struct{}
 	err        error // how the command ended; read after over
-	log        string
 }
 
 // An ExitError says that a command ended with something else than 0.
-type ExitError struct {
-	Status string // as the shell tells it: "exit status 2"
-	Tail   string // the last lines of its log
-}
+type ExitError struct{ Status string } // as the shell tells it: "exit status 2"
 
-func (e *ExitError) Error() string {
-	if e.Tail == "" {
-		return e.Status + ", and it has printed nothing"
-	}
-	return e.Status + "; it has printed\n" + e.Tail
-}
+func (e *ExitError) Error() string { return e.Status }
 
 // Start runs c below a supervisor, which is started by the words of self: they
 // must lead to Supervise in this very program. The caller ends it with Stop.
@@ -89,11 +80,11 @@ func Start(self []string, c Command) (*Family, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	f := &Family{supervisor: cmd.Process.Pid, stdin: stdin, over: make(chan struct{}), log: c.Log}
+	f := &Family{supervisor: cmd.Process.Pid, stdin: stdin, over: make(chan struct{})}
 	go func() { // ends with the supervisor, which Stop waits for
 		defer close(f.over)
 		if err := cmd.Wait(); err != nil {
-			f.err = &ExitError{err.Error(), Tail(f.log, 20)}
+			f.err = &ExitError{err.Error()}
 		}
 	}()
 	return f, nil
@@ -113,14 +104,19 @@ func (f *Family) Stop() {
 	<-f.over
 }
 
-// CPU is the processor time that the command and all that it started have
-// taken so far, those included that have ended.
-func (f *Family) CPU() (time.Duration, error) {
-	t, err := cpuBelow(f.supervisor)
+// Usage is what the command and all that it started have used.
+type Usage struct {
+	CPU    time.Duration // so far, by those that have ended too
+	Memory int64         // resident now, bytes; what processes share counts for each
+}
+
+// Usage reads what has been used up to now.
+func (f *Family) Usage() (Usage, error) {
+	u, err := usageBelow(f.supervisor)
 	if err != nil {
-		return 0, fmt.Errorf("read the processor time of what process %d started: %w", f.supervisor, err)
+		return Usage{}, fmt.Errorf("read what is used below process %d: %w", f.supervisor, err)
 	}
-	return t, nil
+	return u, nil
 }
 
 // Output runs c to its end or until stop is closed, and returns how it ended.

@@ -22,11 +22,11 @@ func ownGroup() (*syscall.SysProcAttr, error) { return &syscall.SysProcAttr{Setp
 // userHZ is the unit of times in /proc/PID/stat.
 const userHZ = 100
 
-// cpuBelow sums the processor times of all descendants of pid, and of those that
-// it has waited for.
-func cpuBelow(pid int) (time.Duration, error) {
+// usageBelow sums up all descendants of pid, and the processor times of those
+// that it has waited for.
+func usageBelow(pid int) (Usage, error) {
 	for try := 0; ; try++ {
-		sum, err := cpuOnce(pid)
+		sum, err := usageOnce(pid)
 		// One that ends between the listing and the reading is found in its
 		// parent's time by the next try.
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) {
@@ -38,28 +38,29 @@ func cpuBelow(pid int) (time.Duration, error) {
 	}
 }
 
-func cpuOnce(pid int) (sum time.Duration, err error) {
+func usageOnce(pid int) (sum Usage, err error) {
 	all, err := stats()
 	if err != nil {
-		return 0, err
+		return sum, err
 	}
 	tree := below(all, pid)
 	for _, s := range all {
 		if s.PID == pid {
-			sum += reaped(s)
+			sum.CPU += reaped(s)
 		}
 	}
 	for _, s := range tree {
-		sum += reaped(s)
+		sum.CPU += reaped(s)
 		if s.State == "Z" {
-			sum += time.Duration(s.UTime+s.STime) * time.Second / userHZ
+			sum.CPU += time.Duration(s.UTime+s.STime) * time.Second / userHZ
 			continue
 		}
 		own, err := clock(s.PID)
 		if err != nil {
-			return 0, err
+			return sum, err
 		}
-		sum += own
+		sum.CPU += own
+		sum.Memory += int64(s.ResidentMemory())
 	}
 	return sum, nil
 }

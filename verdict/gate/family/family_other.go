@@ -11,7 +11,7 @@ import (
 
 func ownGroup() (*syscall.SysProcAttr, error) { return nil, errors.ErrUnsupported }
 
-func cpuBelow(int) (time.Duration, error) { return 0, errors.ErrUnsupported }
+func usageBelow(int) (Usage, error) { return Usage{}, errors.ErrUnsupported }
 
 func supervise(string, syscall.Signal, time.Duration, io.Reader) (int, error) {
 	return 0, errors.ErrUnsupported

@@ -1,0 +1,157 @@
+package gate
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/procfs"
+
+	"darklaunch/internal/hist"
+	"darklaunch/loadgen"
+	"darklaunch/verdict/judge"
+)
+
+// run is what one arm did in one round.
+type run struct {
+	result *loadgen.Result
+	cpu    time.Duration
+	memory int64
+}
+
+// window is a round, by arm.
+type window struct {
+	start time.Time
+	of    map[int]run
+}
+
+// look asks the judge.
+func (g *gate) look(interrupted bool) (o *Outcome, more bool) {
+	d, more := g.compare("gate", 1, interrupted)
+	o = &Outcome{Document: d, Rounds: len(g.done)}
+	if g.Quiet {
+		o.Quiet, _ = g.compare("base against itself", 2, interrupted)
+		if noisy(d, o.Quiet) {
+			more = true
+		}
+	}
+	return o, more
+}
+
+func (g *gate) judge(interrupted bool) *Outcome {
+	o, _ := g.look(interrupted)
+	return o
+}
+
+// compare judges base against the arm other.
+func (g *gate) compare(name string, other int, interrupted bool) (d *judge.Document, more bool) {
+	c := judge.Comparison{Name: name, Unpaired: true}
+	facts := fingerprint()
+	for i, role := range map[int]judge.Role{0: judge.Base, other: judge.Head} {
+		a := g.arms[i]
+		c.Arms = append(c.Arms, judge.Arm{Role: role, Name: a.name, Version: a.version, Plan: g.done[0].of[i].result.Plan, Fingerprint: facts})
+	}
+	if c.Arms[0].Role != judge.Base {
+		c.Arms[0], c.Arms[1] = c.Arms[1], c.Arms[0]
+	}
+	var windows []judge.Window
+	var broken []error
+	for n, w := range g.done {
+		jw, err := w.window(other)
+		if err != nil {
+			broken = append(broken, fmt.Errorf("round %d: %w", n, err))
+		}
+		windows = append(windows, jw)
+	}
+	d, more = judge.JudgeRounds(c, g.Judge, windows, g.Looks, time.Now(), interrupted)
+	for _, err := range broken {
+		// A round that can't be read is none, and so much less a pass.
+		unsettle(d, judge.Reason{Code: judge.ReasonInvalid, Text: err.Error()})
+	}
+	return d, more
+}
+
+// unsettle takes a pass, or a fail, back.
+func unsettle(d *judge.Document, why judge.Reason) {
+	d.Verdict = judge.Inconclusive
+	d.Reasons = append([]judge.Reason{why}, d.Reasons...)
+}
+
+// noisy takes d back if the rig sees a difference between base and itself.
+func noisy(d, quiet *judge.Document) bool {
+	bad := quiet.Verdict == judge.Fail
+	text := "base does not differ from itself beyond the margins"
+	if bad {
+		text = "the rig is not quiet: base fails against itself"
+		for _, r := range quiet.Reasons {
+			text += "; " + r.Text
+		}
+		unsettle(d, judge.Reason{Code: judge.ReasonRigNoise, Text: text, Cure: "a quieter machine, longer rounds or wider margins"})
+	}
+	d.Rig.Gates = append(d.Rig.Gates, judge.Gate{Name: judge.ReasonRigNoise, Role: judge.Base, Unit: "share", OK: !bad, Text: text})
+	return bad
+}
+
+// window is the round as the judge takes it: arm 0 as base, arm other as head.
+func (w *window) window(other int) (judge.Window, error) {
+	base, head := w.of[0], w.of[other]
+	jw := judge.Window{
+		Start:  w.start,
+		Length: time.Duration(min(base.result.Duration, head.result.Duration) * float64(time.Second)),
+		Routes: map[string]judge.Route{},
+		Usage:  map[judge.Role]judge.Usage{judge.Base: base.usage(), judge.Head: head.usage()},
+		Rig:    judge.RigWindow{Lateness: hist.New()},
+	}
+	for role, r := range map[judge.Role]run{judge.Base: base, judge.Head: head} {
+		for op, f := range r.result.Ops {
+			h := r.result.Histograms[op]
+			exact, err := hist.Decode([]byte(h.Response))
+			if err != nil {
+				return jw, fmt.Errorf("%s of %s: %w", op, role, err)
+			}
+			censored, err := hist.Decode([]byte(h.ResponseCensored))
+			if err != nil {
+				return jw, fmt.Errorf("%s of %s: %w", op, role, err)
+			}
+			route := jw.Routes[op]
+			if route.Latency == nil {
+				route.Latency, route.Calls = map[judge.Role]judge.Latency{}, map[judge.Role]judge.Calls{}
+			}
+			route.Latency[role] = judge.Latency{Durations: exact, Timeouts: uint64(censored.Count())}
+			route.Calls[role] = judge.Calls{Total: f.Sent, Failed: f.Sent - f.OK - f.InFlight}
+			jw.Routes[op] = route
+			if late, err := hist.Decode([]byte(h.Pacing)); err == nil {
+				jw.Rig.Lateness.Merge(late)
+			}
+		}
+	}
+	return jw, nil
+}
+
+func (r *run) usage() judge.Usage {
+	return judge.Usage{CPU: r.cpu, Requests: r.result.Generator.Calls(), Memory: float64(r.memory)}
+}
+
+// fingerprint is what must be equal for figures to be comparable with those of
+// another day.
+func fingerprint() map[string]string {
+	facts := map[string]string{
+		"cores": strconv.Itoa(runtime.NumCPU()), "os": runtime.GOOS + "/" + runtime.GOARCH, "gomaxprocs": os.Getenv("GOMAXPROCS"),
+	}
+	if fs, err := procfs.NewDefaultFS(); err == nil {
+		if cpus, err := fs.CPUInfo(); err == nil && len(cpus) > 0 {
+			facts["cpu"] = strings.TrimSpace(cpus[0].ModelName)
+		}
+	}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		major, _, _ := strings.Cut(strings.TrimSpace(string(b)), ".")
+		facts["kernel"] = major
+	}
+	if b, err := os.ReadFile("/sys/fs/cgroup/cpu.max"); err == nil {
+		facts["quota"] = strings.TrimSpace(string(b))
+	}
+	return facts
+}
