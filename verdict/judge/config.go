@@ -88,3 +88,43 @@ func matches(pattern, route string) bool {
 	ok, err := path.Match(pattern, route)
 	return err == nil && ok
 }
+
+// filled returns c with defaults for what is zero.
+func (c Config) filled() Config {
+	set := func(v *float64, d float64) {
+		if !(*v > 0) {
+			*v = d
+		}
+	}
+	if set(&c.Confidence, 0.95); c.Confidence >= 1 {
+		c.Confidence = 0.95
+	}
+	set(&c.MaxDropped, 0.01)
+	set(&c.MaxStreamLost, 0.01)
+	set(&c.MaxBusy, 0.85)
+	if c.MinDuration == 0 {
+		c.MinDuration = 10 * time.Minute
+	}
+	if c.MaxDuration == 0 {
+		c.MaxDuration = time.Hour
+	}
+	if c.WarmUp == 0 {
+		c.WarmUp = 30 * time.Second
+	}
+	if c.WarmUpShare == 0 {
+		c.WarmUpShare = 0.25
+	}
+	if c.MinBlocks == 0 {
+		c.MinBlocks = 8
+	}
+	if c.MinRounds == 0 {
+		c.MinRounds = 5
+	}
+	if c.Metrics == nil {
+		c.Metrics = DefaultRules()
+	}
+	if c.HarmLimits == nil {
+		c.HarmLimits = []Limit{{Role: Live, Name: MetricOverhead, Stat: "p99", Limit: 5e-3}}
+	}
+	return c
+}

@@ -66,6 +66,8 @@ type Document struct {
 	// Reasons say why the verdict is not Pass, the gravest first. Of a Pass there
 	// are none.
 	Reasons []Reason `json:"reasons"`
+	// Notes are what a reader should know that does not stand against a pass.
+	Notes []string `json:"notes"`
 	// Arms are who was compared, in the order live, control, shadow or base, head.
 	Arms []Arm `json:"arms"`
 	// Start and End bound the evidence, warm-up included; JudgedAt is when it was
@@ -299,6 +301,9 @@ type Metric struct {
 	// Difference below Floor never fails.
 	Margin float64 `json:"margin"`
 	Floor  float64 `json:"floor,omitempty"`
+	// Allowed is the margin that applied, in Effect's terms: Margin, or what Floor is of
+	// Against's value if that is more.
+	Allowed float64 `json:"allowed"`
 	// P is the one-sided p-value of "not beyond the margin"; PAdj the same after Holm
 	// over all gating rows.
 	P    *float64 `json:"p,omitempty"`

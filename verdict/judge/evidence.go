@@ -18,6 +18,9 @@ type Comparison struct {
 	AA []Metric
 	// Unpaired: the two sides answered different calls, as two runs of a load do.
 	Unpaired bool
+	// Whole: each window is a block, independent of the others and without a warm-up,
+	// as a run of a load of its own is.
+	Whole bool
 }
 
 // Window is what was seen in one stretch of time on all sides, or in one round.

@@ -1,10 +1,6 @@
 package stat
 
-import (
-	"math"
-
-	"github.com/aclements/go-moremath/stats"
-)
+import "math"
 
 // Rho is the lag-1 autocorrelation of x, corrected for the bias that a short series
 // has if it is autoregressive (Kendall 1954, Biometrika 41:403), within −0.99…0.99.
@@ -81,12 +77,4 @@ func SequenceTest(mean, sd float64, n int, mu, alpha float64) float64 {
 	a := m*tuned + 1
 	r := (mean - mu) / (sd * small(n, alpha))
 	return min(1, math.Sqrt(a)*math.Exp(-r*r*m*m*tuned/(2*a))/2)
-}
-
-// NormalTest is the p-value of a mean with standard error se being at most mu.
-func NormalTest(mean, se, mu float64) float64 {
-	if !(se > 0) {
-		return certain(mean > mu)
-	}
-	return stats.StdNormal.CDF((mu - mean) / se)
 }

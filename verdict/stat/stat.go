@@ -67,14 +67,22 @@ func MeanTest(x []float64, inflation, mu float64) float64 {
 	if len(x) < 2 {
 		return 1
 	}
-	se := math.Sqrt(inflation * Variance(x) / float64(len(x)))
-	if t := (Mean(x) - mu) / se; !math.IsNaN(t) && !math.IsInf(t, 0) {
-		if len(x) > manyDegrees {
-			return stats.StdNormal.CDF(-t)
-		}
-		return stats.TDist{V: float64(len(x) - 1)}.CDF(-t)
+	return StudentTest(Mean(x), math.Sqrt(inflation*Variance(x)/float64(len(x))), float64(len(x)-1), mu)
+}
+
+// StudentTest is the p-value of a mean with standard error se, known from df degrees
+// of freedom, being at most mu.
+func StudentTest(mean, se, df, mu float64) float64 {
+	t := (mean - mu) / se
+	switch {
+	case !(df > 0) || math.IsNaN(mean) || math.IsNaN(mu) || math.IsInf(mean, 0):
+		return 1
+	case !(se > 0) || math.IsInf(t, 0): // all values are equal
+		return certain(mean > mu)
+	case df > manyDegrees:
+		return stats.StdNormal.CDF(-t)
 	}
-	return certain(Mean(x) > mu) // all values are equal
+	return stats.TDist{V: df}.CDF(-t)
 }
 
 func certain(larger bool) float64 {

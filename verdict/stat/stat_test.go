@@ -305,7 +305,7 @@ func TestNoPanic(t *testing.T) {
 			Inflation(a, 3, 9)
 			SequenceRadius(a, 9, b)
 			SequenceTest(a, b, 9, a, 0.05)
-			NormalTest(a, b, a)
+			StudentTest(a, b, a, b)
 			Holm(x)
 			T(a, b)
 		}
