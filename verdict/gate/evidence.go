@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,12 +67,53 @@ func (g *gate) compare(name string, other int, interrupted bool) (d *judge.Docum
 		}
 		windows = append(windows, jw)
 	}
-	d, more = judge.JudgeRounds(c, g.Judge, windows, g.Looks, time.Now(), interrupted)
+	now := time.Now()
+	d, more = judge.JudgeRounds(c, g.Judge, windows, g.Looks, now, interrupted)
+	if lateAlone(d) && !interrupted {
+		if cost, _ := judge.JudgeRounds(c, costAlone(g.Judge), punctual(windows), g.Looks, now, false); cost.Verdict == judge.Fail {
+			doubts := slices.DeleteFunc(d.Reasons, func(r judge.Reason) bool { return r.Code == judge.ReasonMargin })
+			d.Verdict, d.Reasons, more = judge.Fail, append(cost.Reasons, doubts...), false
+		}
+	}
 	for _, err := range broken {
 		// A round that can't be read is none, and so much less a pass.
 		unsettle(d, judge.Reason{Code: judge.ReasonInvalid, Text: err.Error()})
 	}
 	return d, more
+}
+
+// lateAlone is whether the rig would be trusted but for calls that were late.
+func lateAlone(d *judge.Document) bool {
+	late := false
+	for _, g := range d.Rig.Gates {
+		if !g.OK && g.Name != judge.ReasonLate {
+			return false
+		}
+		late = late || !g.OK
+	}
+	return late
+}
+
+// costAlone leaves to be judged what calls cost: that is counted in processor time,
+// and is the same whenever they were made. On a machine that is busy with
+// something else it may be all that can be told. It is asked for a fail alone.
+func costAlone(cfg judge.Config) judge.Config {
+	cfg.Metrics = slices.Clone(cfg.Metrics)
+	for i, r := range cfg.Metrics {
+		if r.Name != judge.MetricCPU && r.Name != judge.MetricMemory {
+			cfg.Metrics[i].Use = judge.UseWatch
+		}
+	}
+	return cfg
+}
+
+// punctual are the windows without what is known of late calls.
+func punctual(windows []judge.Window) []judge.Window {
+	windows = slices.Clone(windows)
+	for i := range windows {
+		windows[i].Rig.Lateness = nil
+	}
+	return windows
 }
 
 // unsettle takes a pass, or a fail, back.

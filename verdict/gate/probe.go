@@ -26,8 +26,12 @@ func (g *gate) await(ctx context.Context, a *arm, f *family.Family, port int, lo
 	}
 	tick := time.NewTicker(between)
 	defer tick.Stop()
+	var last error // what an answer was missed by, but for one that the limit cut off
 	for {
 		err := g.probe(limit, a, probe, port)
+		if last == nil || limit.Err() == nil {
+			last = err
+		}
 		select {
 		case <-f.Over(): // it was another that answered
 			return ended(fmt.Sprintf("start %s", a.role), f, log)
@@ -43,7 +47,7 @@ func (g *gate) await(ctx context.Context, a *arm, f *family.Family, port int, lo
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return failed(fmt.Sprintf("start %s", a.role), fmt.Errorf("%w from %s within %v: %v", ErrNoAnswer, probe, g.Ready, err), log)
+			return failed(fmt.Sprintf("start %s", a.role), fmt.Errorf("%w from %s within %v: %v", ErrNoAnswer, probe, g.Ready, last), log)
 		}
 	}
 }

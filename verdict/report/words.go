@@ -140,6 +140,9 @@ func title(d *judge.Document) string {
 		if name := cmp.Or(a.Name, a.Version); name != "" {
 			s += " " + name
 		}
+		if a.Name != "" && a.Version != "" {
+			s += " (" + a.Version + ")"
+		}
 		arms = append(arms, s)
 	}
 	s := cmp.Or(d.Comparison, "comparison")
