@@ -2,7 +2,6 @@ package main
 
 import (
 	"maps"
-	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,18 +17,17 @@ import (
 // gateSettings is what the file says of a gate. Its keys are in
 // schemas/gate.schema.json.
 type gateSettings struct {
-	Base         sideSettings     `yaml:"base"`
-	Head         sideSettings     `yaml:"head"`
-	Both         sideSettings     `yaml:",inline"`
-	Load         loadLine         `yaml:"load"`
-	Rounds       int              `yaml:"rounds"`
-	Quiet        bool             `yaml:"quiet"`
-	Ready        time.Duration    `yaml:"ready-within"`
-	Grace        time.Duration    `yaml:"stop-within"`
-	Confidence   float64          `yaml:"confidence"`
-	Metrics      []metricSettings `yaml:"metrics"`
-	Inconclusive undecided        `yaml:"inconclusive"`
-	History      string           `yaml:"history"`
+	Base         sideSettings  `yaml:"base"`
+	Head         sideSettings  `yaml:"head"`
+	Both         sideSettings  `yaml:",inline"`
+	Load         loadLine      `yaml:"load"`
+	Rounds       int           `yaml:"rounds"`
+	Quiet        bool          `yaml:"quiet"`
+	Ready        time.Duration `yaml:"ready-within"`
+	Grace        time.Duration `yaml:"stop-within"`
+	Judge        judgeSettings `yaml:",inline"`
+	Inconclusive undecided     `yaml:"on-inconclusive"`
+	History      string        `yaml:"history"`
 }
 
 // sideSettings are of one side, or of both.
@@ -77,26 +75,18 @@ func readGate(name string) (*gateSettings, gate.Config, error) {
 	if err := loadConfig(name, schemaText("gate"), s); err != nil {
 		return nil, cfg, err
 	}
-	if s.Ready < 0 || s.Grace < 0 || math.IsNaN(s.Confidence) {
+	if s.Ready < 0 || s.Grace < 0 {
 		return nil, cfg, usageErrorf("%s: ready-within, stop-within: want a time above 0", name)
 	}
 	cfg = gate.Config{
 		Base: s.side(&s.Base, filepath.Dir(name)), Head: s.side(&s.Head, filepath.Dir(name)),
-		Quiet: s.Quiet, Ready: s.Ready, Grace: s.Grace, Judge: judge.Config{Confidence: s.Confidence},
+		Quiet: s.Quiet, Ready: s.Ready, Grace: s.Grace, Judge: s.Judge.config(),
 		Looks: 1 + slices.Index(judge.Looks(), s.Rounds),
 	}
 	if cfg.Base.Start == "" || cfg.Head.Start == "" {
 		return nil, cfg, usageErrorf("%s:1: start: want the command that starts the service", name)
 	}
-	defaults := gateRules()
-	for i := range s.Metrics {
-		r, err := s.Metrics[i].rule(defaults)
-		if err != nil {
-			return nil, cfg, usageErrorf("%s: metrics[%d]: %w", name, i, err)
-		}
-		cfg.Judge.Metrics = append(cfg.Judge.Metrics, r)
-	}
-	cfg.Judge.Metrics = append(cfg.Judge.Metrics, defaults...)
+	cfg.Judge.Metrics = append(cfg.Judge.Metrics[:len(s.Judge.Metrics)], gateRules()...)
 	if s.History != "" && !filepath.IsAbs(s.History) {
 		s.History = filepath.Join(filepath.Dir(name), s.History)
 	}

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -25,15 +23,9 @@ is inconclusive: the load was lighter than planned.`,
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		var results []*loadgen.Result
 		for _, name := range args {
-			b, err := readInput(name, "RESULT")
+			r, err := readResult(name, "RESULT")
 			if err != nil {
 				return err
-			}
-			r := new(loadgen.Result)
-			d := json.NewDecoder(bytes.NewReader(b))
-			d.DisallowUnknownFields()
-			if err := d.Decode(r); err != nil {
-				return usageErrorf("%s: not a result of load: %w", name, err)
 			}
 			results = append(results, r)
 		}

@@ -11,9 +11,9 @@ import (
 
 	"github.com/prometheus/procfs"
 
-	"darklaunch/internal/hist"
 	"darklaunch/loadgen"
 	"darklaunch/verdict/judge"
+	"darklaunch/verdict/loads"
 )
 
 // run is what one arm did in one round.
@@ -140,37 +140,10 @@ func noisy(d, quiet *judge.Document) bool {
 // window is the round as the judge takes it: arm 0 as base, arm other as head.
 func (w *window) window(other int) (judge.Window, error) {
 	base, head := w.of[0], w.of[other]
-	jw := judge.Window{
-		Start:  w.start,
-		Length: time.Duration(min(base.result.Duration, head.result.Duration) * float64(time.Second)),
-		Routes: map[string]judge.Route{},
-		Usage:  map[judge.Role]judge.Usage{judge.Base: base.usage(), judge.Head: head.usage()},
-		Rig:    judge.RigWindow{Lateness: hist.New()},
-	}
-	for role, r := range map[judge.Role]run{judge.Base: base, judge.Head: head} {
-		for op, f := range r.result.Ops {
-			h := r.result.Histograms[op]
-			exact, err := hist.Decode([]byte(h.Response))
-			if err != nil {
-				return jw, fmt.Errorf("%s of %s: %w", op, role, err)
-			}
-			censored, err := hist.Decode([]byte(h.ResponseCensored))
-			if err != nil {
-				return jw, fmt.Errorf("%s of %s: %w", op, role, err)
-			}
-			route := jw.Routes[op]
-			if route.Latency == nil {
-				route.Latency, route.Calls = map[judge.Role]judge.Latency{}, map[judge.Role]judge.Calls{}
-			}
-			route.Latency[role] = judge.Latency{Durations: exact, Timeouts: uint64(censored.Count())}
-			route.Calls[role] = judge.Calls{Total: f.Sent, Failed: f.Sent - f.OK - f.InFlight}
-			jw.Routes[op] = route
-			if late, err := hist.Decode([]byte(h.Pacing)); err == nil {
-				jw.Rig.Lateness.Merge(late)
-			}
-		}
-	}
-	return jw, nil
+	jw, err := loads.Window(loads.Run{Name: "base", Result: base.result}, loads.Run{Name: "head", Result: head.result})
+	jw.Start = w.start
+	jw.Usage = map[judge.Role]judge.Usage{judge.Base: base.usage(), judge.Head: head.usage()}
+	return jw, err
 }
 
 func (r *run) usage() judge.Usage {

@@ -22,8 +22,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/aclements/go-moremath/stats"
-
 	"darklaunch/verdict/judge"
 	"darklaunch/verdict/stat"
 )
@@ -254,5 +252,5 @@ func welch(x, y []float64) float64 {
 		return 0
 	}
 	df := (vx + vy) * (vx + vy) / (vx*vx/float64(len(x)-1) + vy*vy/float64(len(y)-1))
-	return min(1, 2*stats.TDist{V: df}.CDF(-diff/math.Sqrt(vx+vy)))
+	return min(1, 2*stat.StudentTest(diff, math.Sqrt(vx+vy), df, 0))
 }

@@ -242,6 +242,9 @@ func (e *evidence) plan(windows []Window, most int) layout {
 				continue
 			}
 			x, y := count(r.Latency[of]), count(r.Latency[against])
+			if x+y == 0 {
+				pairs[name] += e.pairs(r)
+			}
 			pairs[name] += min(x, y)
 			sides[name] = [2]uint64{sides[name][0] + x, sides[name][1] + y}
 		}

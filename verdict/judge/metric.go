@@ -368,7 +368,7 @@ func (e *evidence) interval(d []float64, inflation float64) Interval {
 		return Interval{m - r, m + r}
 	}
 	low, high := stat.MeanInterval(d, inflation, e.alpha)
-	if l, h, ok := stat.RankInterval(d, inflation, e.alpha); ok {
+	if l, h, ok := stat.RankInterval(d, e.alpha); ok {
 		low, high = min(low, l), max(high, h)
 	}
 	return Interval{low, high}
@@ -380,7 +380,7 @@ func (e *evidence) test(d []float64, inflation, limit float64) float64 {
 		return stat.SequenceTest(stat.Mean(d), math.Sqrt(inflation*stat.Variance(d)), len(d), limit, e.alpha)
 	}
 	p := stat.MeanTest(d, inflation, limit)
-	if ranked, ok := stat.RankTest(d, inflation, limit, e.alpha); ok {
+	if ranked, ok := stat.RankTest(d, limit, e.alpha); ok {
 		p = max(p, ranked)
 	}
 	return p

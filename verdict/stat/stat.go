@@ -98,9 +98,9 @@ const maxRanked = 400
 
 // RankInterval is the interval of Wilcoxon's signed-rank test for the centre of x,
 // by Walsh averages (Hollander, Wolfe and Chicken: Nonparametric Statistical
-// Methods, 3rd ed., 3.3), its distance from the mean stretched by inflation as in
-// MeanInterval. Where x is too short for alpha, or longer than 400, ok is false.
-func RankInterval(x []float64, inflation, alpha float64) (lower, upper float64, ok bool) {
+// Methods, 3rd ed., 3.3). Where x is too short for alpha, or longer than 400, ok is
+// false.
+func RankInterval(x []float64, alpha float64) (lower, upper float64, ok bool) {
 	n := len(x)
 	if n > maxRanked {
 		return math.Inf(-1), math.Inf(1), false
@@ -117,24 +117,20 @@ func RankInterval(x []float64, inflation, alpha float64) (lower, upper float64, 
 	}
 	w := walsh(x)
 	slices.Sort(w)
-	m, stretch := Mean(x), math.Sqrt(inflation)
-	lower, upper = w[below], w[len(w)-1-below]
-	return m + (lower-m)*stretch, m + (upper-m)*stretch, true
+	return w[below], w[len(w)-1-below], true
 }
 
 // RankTest is the p-value of Wilcoxon's signed-rank test that the centre of x is at
 // most mu. It is below alpha/2 just where RankInterval is above mu; where that has no
 // interval, ok is false.
-func RankTest(x []float64, inflation, mu, alpha float64) (p float64, ok bool) {
+func RankTest(x []float64, mu, alpha float64) (p float64, ok bool) {
 	n := len(x)
 	if n > maxRanked || math.Exp2(-float64(n)) > alpha/2 {
 		return 1, false
 	}
-	m, stretch := Mean(x), math.Sqrt(inflation)
-	at := m + (mu-m)/stretch
 	count := 0
 	for _, v := range walsh(x) {
-		if v <= at {
+		if v <= mu {
 			count++
 		}
 	}

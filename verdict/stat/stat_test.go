@@ -162,8 +162,8 @@ func TestTestsAgreeWithIntervals(t *testing.T) {
 		if lower, _ := MeanInterval(x, f, alpha); math.Abs(lower-mu) > 1e-9 && (MeanTest(x, f, mu) < alpha/2) != (lower > mu) {
 			t.Errorf("t: p %g, lower bound %g, mu %g", MeanTest(x, f, mu), lower, mu)
 		}
-		lower, _, ok := RankInterval(x, f, alpha)
-		p, tested := RankTest(x, f, mu, alpha)
+		lower, _, ok := RankInterval(x, alpha)
+		p, tested := RankTest(x, mu, alpha)
 		if ok != tested || ok && math.Abs(lower-mu) > 1e-9 && (p <= alpha/2) != (lower > mu) {
 			t.Errorf("ranks: p %g (%v), lower bound %g (%v), mu %g", p, tested, lower, ok, mu)
 		}
@@ -293,8 +293,8 @@ func TestNoPanic(t *testing.T) {
 			MeanInterval(x, 1, a)
 			MeanInterval(x, a, 0.05)
 			MeanTest(x, b, a)
-			RankInterval(x, a, 0.05)
-			RankTest(x, 1, a, b)
+			RankInterval(x, 0.05)
+			RankTest(x, a, b)
 			Rho(x)
 			Wilson(a, b, 0.05)
 			Newcombe(a, b, b, a, 0.05)
@@ -313,7 +313,7 @@ func TestNoPanic(t *testing.T) {
 	McNemar(math.MaxUint64, math.MaxUint64)
 	McNemar(math.MaxUint64, 0)
 	MeanInterval(nil, 1, 0.05)
-	RankInterval(nil, 1, 0.05)
-	RankTest(nil, 1, 0, 0.05)
+	RankInterval(nil, 0.05)
+	RankTest(nil, 0, 0.05)
 	Holm(nil)
 }
