@@ -158,7 +158,7 @@ func TestGateCannotRun(t *testing.T) {
 		{"an unknown key", works + "start: a\nstrat: x\n", 2, []string{"gate.yaml:5: strat: unknown key"}},
 		{"no start", works, 2, []string{"start: want the command"}},
 		{"a load for a shell", "base: {}\nhead: {}\nstart: a\nload: http x --header 'a:b'\n", 2, []string{"gate.yaml:4: load: no shell reads this: want a list"}},
-		{"no such margin", works + "start: a\nmetrics: [{name: errors, margin: little}]\n", 2, []string{`gate.yaml:5: `, `"little" is not a margin`}},
+		{"no such margin", works + "start: a\nmetrics: [{name: errors, margin: little}]\n", 2, []string{`"little" is not a margin`}},
 		{"a build that fails", works + "start: a\nbuild: echo first; echo ./main.go:3:1 syntax error >&2; exit 1\n", 1, []string{"build base, after it had printed\n\n  first\n  ./main.go:3:1 syntax error\n", "darklaunch: build base: exit status 1\n"}},
 		{"head's build fails", works + "start: a\nhead: {build: exit 3}\n", 2, []string{"mapping key"}},
 		{"a service that ends", works + "start: echo no database; exit 4\n", 1, []string{"  no database\n", "darklaunch: round 0: start base: exit status 4\n"}},

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,7 +10,9 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"darklaunch/internal/strictyaml"
 	"darklaunch/verdict/report"
 )
 
@@ -96,5 +100,44 @@ func TestReportPageWithoutScripts(t *testing.T) {
 	}
 	if drawings == 0 {
 		t.Error("no drawing is seen")
+	}
+}
+
+// TestReportSchema holds a document with one of everything to the published schema,
+// and plants faults that it must see.
+func TestReportSchema(t *testing.T) {
+	good := []byte(readFile(t, "../../verdict/report/testdata/mirrored.json"))
+	checkSchema(t, "report", good)
+	schema, err := strictyaml.Compile(schemaText("report"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	metric := func(d map[string]any) map[string]any { return d["metrics"].([]any)[0].(map[string]any) }
+	for name, plant := range map[string]func(map[string]any){
+		"another schema":       func(d map[string]any) { d["schema"] = "verdict/v2" },
+		"no verdict":           func(d map[string]any) { delete(d, "verdict") },
+		"no such verdict":      func(d map[string]any) { d["verdict"] = "maybe" },
+		"an unknown key":       func(d map[string]any) { d["score"] = 72 },
+		"a metric without use": func(d map[string]any) { delete(metric(d), "role") },
+		"half an interval":     func(d map[string]any) { metric(d)["ci"] = []any{1.0} },
+		"a negative count":     func(d map[string]any) { metric(d)["pairs"] = -1 },
+		"an unknown tier":      func(d map[string]any) { d["differences"].([]any)[0].(map[string]any)["tier"] = "likely" },
+	} {
+		var d map[string]any
+		if err := json.Unmarshal(good, &d); err != nil {
+			t.Fatal(err)
+		}
+		plant(d)
+		b, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if schema.Validate(v) == nil {
+			t.Errorf("%s: got no error", name)
+		}
 	}
 }

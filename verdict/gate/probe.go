@@ -29,7 +29,7 @@ func (g *gate) await(ctx context.Context, a *arm, f *family.Family, port int, lo
 	var last error // what an answer was missed by, but for one that the limit cut off
 	for {
 		err := g.probe(limit, a, probe, port)
-		if last == nil || limit.Err() == nil {
+		if end, _ := limit.Deadline(); last == nil || time.Now().Before(end) {
 			last = err
 		}
 		select {

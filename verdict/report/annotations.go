@@ -29,10 +29,7 @@ func Annotations(d *judge.Document) string {
 		}
 		title := "darklaunch: " + string(d.Verdict)
 		if r.Metric != "" {
-			title += ", " + r.Metric
-		}
-		if r.Route != "" {
-			title += " of " + routeName(r.Route)
+			title += ", " + r.Metric + " of " + routeName(r.Route)
 		}
 		line(title, reason(&r))
 	}
@@ -47,5 +44,3 @@ func message(s string) string {
 func property(s string) string {
 	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C").Replace(s)
 }
-
-func cutLine(s string) (first, rest string, found bool) { return strings.Cut(s, "\n") }

@@ -144,7 +144,7 @@ func bar(m *judge.Metric) template.HTML {
 		return ""
 	}
 	const width, height, middle = 320, 24, 12
-	reach := max(2*m.Margin, 1e-9)
+	reach := max(2*limit(m), 1e-9)
 	for _, v := range []float64{m.CI.Lower, m.CI.Upper, *m.Effect} {
 		if known(&v) != nil {
 			reach = max(reach, math.Abs(v)*1.1)
@@ -159,14 +159,14 @@ func bar(m *judge.Metric) template.HTML {
 		}
 		return width/2 + v/reach*(width/2-2)
 	}
-	limit := m.Margin
+	margin := limit(m)
 	if m.Name == judge.MetricThroughput {
-		limit = -limit
+		margin = -margin
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg class="%s" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="interval against margin">`, class(m), width, height, width, height)
 	fmt.Fprintf(&b, `<line class="axis" x1="0" x2="%d" y1="%d" y2="%d"/><line class="axis" x1="%.1f" x2="%.1f" y1="3" y2="21"/>`, width, middle, middle, at(0), at(0))
-	fmt.Fprintf(&b, `<line class="margin" x1="%.1f" x2="%.1f" y1="1" y2="23"/>`, at(limit), at(limit))
+	fmt.Fprintf(&b, `<line class="margin" x1="%.1f" x2="%.1f" y1="1" y2="23"/>`, at(margin), at(margin))
 	fmt.Fprintf(&b, `<line class="bar" x1="%.1f" x2="%.1f" y1="%d" y2="%d"/><circle class="dot" cx="%.1f" cy="%d" r="4"/></svg>`, at(m.CI.Lower), at(m.CI.Upper), middle, middle, at(*m.Effect), middle)
 	return template.HTML(b.String()) // made of numbers and words of this package
 }

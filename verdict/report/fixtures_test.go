@@ -32,7 +32,7 @@ func latency(route, stat string, v judge.Verdict, effect, lower, upper float64) 
 // mirrored is what a mirror of two routes comes to, with one of everything.
 func mirrored() *judge.Document {
 	undecided := latency("/threads", "p99", judge.Inconclusive, 0.086, 0.021, 0.155)
-	undecided.BlocksNeeded, undecided.NeededFor = 31, 170
+	undecided.BlocksNeeded, undecided.NeededFor, undecided.Allowed = 31, 170, 0.1
 	undecided.Offset = &judge.Offset{Of: judge.Control, Against: judge.Live, Effect: -0.007, CI: &judge.Interval{Lower: -0.02, Upper: 0.006}}
 	undecided.Shape = &judge.Shape{KS: 0.08, Slower: 0.54, Wasserstein: 0.0021, Changed: true, Curve: []judge.QuantilePair{
 		{Q: 0.5, Of: 0.012, Against: 0.011}, {Q: 0.9, Of: 0.022, Against: 0.02}, {Q: 0.99, Of: 0.0447, Against: 0.0412}, {Q: 0.999, Of: 0.09, Against: 0.088}}}
@@ -49,8 +49,9 @@ func mirrored() *judge.Document {
 			{Role: judge.Shadow, Name: "10.0.0.3:80", Version: "v42", Plan: "1f2e", Fingerprint: map[string]string{"cpu": "EPYC", "go": "go1.26.8"}}},
 		Start: start(), End: start().Add(150 * time.Second), JudgedAt: start().Add(151 * time.Second),
 		Reasons: []judge.Reason{
-			{Code: judge.ReasonMargin, Metric: "errors", Route: "/send", Text: "errors of /send are 0.25 points more than allowed"},
-			{Code: judge.ReasonSpans, Metric: "latency p99", Route: "/threads", Text: "the interval of latency p99 of /threads spans the margin", Cure: "17 more blocks, about 3m"}},
+			{Code: judge.ReasonMargin, Metric: "errors", Route: "/send", Text: "worse by more than the margin: +0.36 points (0.26 to 0.46), margin 0.1 points"},
+			{Code: judge.ReasonSpans, Metric: "latency p99", Route: "/threads", Text: "the interval has the margin in it: +8.6 % (2.1 to 15.5), margin 10 %", Cure: "17 more blocks, about 3m"}},
+		Notes: []string{"3 users were seen on two mirrors and are not compared"},
 		Rig: judge.Rig{Pairs: 118432, Windows: 20, Trimmed: 6, Blocks: 14, BlockWindows: 1, BlockLength: 10, Rho: 0.41, Gates: []judge.Gate{
 			{Name: judge.ReasonDropped, Role: judge.Shadow, Value: new(0.0007), Limit: 0.01, Unit: "share", OK: true, Text: "0.07 % of the copies to shadow were dropped by load, at most 1 %"},
 			{Name: judge.ReasonLate, Limit: 0.002, Unit: "s", OK: false, Text: "the mirror's lateness is not known"}}},
@@ -71,7 +72,7 @@ func mirrored() *judge.Document {
 				Examples: []judge.Example{{ID: "0f3a", Time: start(), Command: "curl -g -H 'x-user: ann' 'http://127.0.0.1:9000/threads?limit=20'", Live: `"Re: hello"`, Control: `"Re: hello"`, Shadow: `"hello"`}}},
 			{Route: "/threads", Field: "header:date", Kind: "value", Tier: judge.Noise, Use: judge.UseWatch, Pairs: 118432, ShadowOnly: 600, ControlOnly: 590, Both: 100, Rate: 0.006, Noise: new(0.006)}},
 		Rules: []judge.DifferenceRule{{Path: "$.ts", Kind: "value", Owner: "mail team", Expires: "2026-06-01", Hid: 118000}, {Path: "$.old", Hid: 0}, {Path: "$.gone", Expires: "2025-01-01", Expired: true, Hid: 3}},
-		LiveHarm: &judge.LiveHarm{Verdict: judge.Pass, Reasons: []judge.Reason{{Code: judge.ReasonNoBaseline, Text: "sampled users have no baseline", Cure: "start the mirror with the sample set and sending off"}},
+		LiveHarm: &judge.LiveHarm{Verdict: judge.Pass, Sampled: []judge.Metric{}, Objectives: []judge.Objective{}, Reasons: []judge.Reason{{Code: judge.ReasonNoBaseline, Text: "sampled users have no baseline", Cure: "start the mirror with the sample set and sending off"}},
 			Switchback: []judge.Metric{{Name: judge.MetricLatency, Stat: "p99", Route: "*", Use: judge.UseGate, Verdict: judge.Pass, Unit: "s", Of: judge.Head, Against: judge.Base,
 				Values: judge.Values{Base: new(0.0415), Head: new(0.0416)}, Effect: new(0.002), CI: &judge.Interval{Lower: -0.01, Upper: 0.014}, Margin: 0.05, Blocks: 30, Pairs: 90000}}},
 		Coverage: judge.Coverage{
@@ -110,7 +111,7 @@ func attack() *judge.Document {
 		d.Arms[i].Fingerprint = map[string]string{hostile: hostile}
 	}
 	for i := range d.Metrics {
-		d.Metrics[i].Route, d.Metrics[i].Note = hostile, hostile
+		d.Metrics[i].Route, d.Metrics[i].Note, d.Notes[0] = hostile, hostile, hostile
 	}
 	d.Metrics[0].Verdict, d.Metrics[0].Use, d.Metrics[0].Name, d.Metrics[0].Unit = hostile, judge.UseGate, hostile, hostile
 	d.Rig.Gates[0].Text, d.Rig.Gates[0].Name, d.Rig.Gates[0].Role = hostile, hostile, hostile

@@ -39,6 +39,7 @@ func HTML(d *judge.Document) ([]byte, error) {
 	t, err := template.New("page.html").Funcs(template.FuncMap{
 		"mark":       func(v judge.Verdict) string { return mark(v, judge.UseGate, false) },
 		"value":      value,
+		"route":      routeName,
 		"bounds":     bounds,
 		"difference": func(f judge.Difference) string { return difference(&f) },
 		"counts":     facts[uint64],

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/xml"
 	"fmt"
+	"strings"
 
 	"darklaunch/verdict/judge"
 )
@@ -17,6 +18,9 @@ func JUnit(d *judge.Document, undecidedFails bool) ([]byte, error) {
 	overall := evidence(d)
 	for _, r := range d.Reasons {
 		overall += "\n" + reason(&r)
+	}
+	for _, n := range d.Notes {
+		overall += "\nnote: " + n
 	}
 	s.add("verdict", string(d.Mode), d.Verdict, "verdict", overall)
 	rows := ordered(d)
@@ -93,7 +97,7 @@ type told struct {
 func (s *suite) add(class, name string, v judge.Verdict, kind, text string) {
 	c := testcase{Class: class, Name: name}
 	// Line ends in an attribute would be lost, and the first line says enough.
-	message, _, _ := cutLine(text)
+	message, _, _ := strings.Cut(text, "\n")
 	t := &told{Message: message, Type: kind, Text: text}
 	switch {
 	case v == judge.Pass:

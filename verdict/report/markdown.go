@@ -47,6 +47,7 @@ func sections(d *judge.Document) []section {
 	table := "| | route | metric | from → to | effect | margin | verdict |\n|---|---|---|---|---|---|---|\n"
 	return []section{
 		{name: "reasons", rows: each(d.Reasons, func(r judge.Reason) string { return "- " + inline(reason(&r)) + "\n" })},
+		{name: "notes", rows: each(d.Notes, func(n string) string { return "- Note: " + inline(n) + "\n" })},
 		{name: "metrics that did not pass", head: table, rows: open},
 		{name: "objectives", head: "| | objective | seen | verdict |\n|---|---|---|---|\n", rows: each(d.Objectives, objectiveRow)},
 		{name: "differences", head: "| | route | field | kind | share | noise | verdict |\n|---|---|---|---|---|---|---|\n", rows: each(d.Differences, differenceRow)},

@@ -64,11 +64,14 @@ func Text(d *judge.Document, colour bool) string {
 	}
 	w.Flush()
 	textDifferences(&b, d, colour)
-	if len(d.Reasons) > 0 {
+	if len(d.Reasons)+len(d.Notes) > 0 {
 		b.WriteByte('\n')
 	}
 	for _, r := range d.Reasons {
 		fmt.Fprintf(&b, "%s\n", plain(reason(&r)))
+	}
+	for _, n := range d.Notes {
+		fmt.Fprintf(&b, "note: %s\n", plain(n))
 	}
 	fmt.Fprintf(&b, "\n%s\n", last(d, colour))
 	return b.String()

@@ -250,7 +250,7 @@ func TestAnnotations(t *testing.T) {
 	}
 	d.Verdict = judge.Fail
 	d.Reasons = []judge.Reason{{Metric: "a,b", Route: "x:y", Text: "100 %\r\n::error::forged"}}
-	if got, want := Annotations(d), "::error title=darklaunch%3A fail%2C a%2Cb of x%3Ay::100 %25%0D%0A::error::forged\n"; got != want {
+	if got, want := Annotations(d), "::error title=darklaunch%3A fail%2C a%2Cb of x%3Ay::a,b of x:y: 100 %25%0D%0A::error::forged\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	for range 30 {

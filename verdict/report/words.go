@@ -17,7 +17,7 @@ import (
 func Sentence(d *judge.Document, m *judge.Metric) string {
 	var b strings.Builder
 	name, more, less := words(m)
-	fmt.Fprintf(&b, "%s of %s", name, cmp.Or(routeName(m.Route), "an unnamed route"))
+	fmt.Fprintf(&b, "%s of %s", name, routeName(m.Route))
 	switch {
 	case m.Effect == nil:
 		fmt.Fprintf(&b, " can't be told")
@@ -47,7 +47,7 @@ func Sentence(d *judge.Document, m *judge.Metric) string {
 	if m.Load != nil {
 		fmt.Fprintf(&b, " at %s", rate(m.Load.Route))
 	}
-	fmt.Fprintf(&b, ", margin %s %s: %s", round(m, m.Margin), unit(m), outcome(d, m))
+	fmt.Fprintf(&b, ", margin %s %s: %s", round(m, limit(m)), unit(m), outcome(d, m))
 	if m.Note != "" {
 		fmt.Fprintf(&b, "; %s", m.Note)
 	}
@@ -73,7 +73,7 @@ func words(m *judge.Metric) (name, more, less string) {
 }
 
 func routeName(route string) string {
-	if route == "*" {
+	if route == "*" || route == "" {
 		return "all routes"
 	}
 	return route
@@ -164,6 +164,9 @@ func evidence(d *judge.Document) string {
 // reason is r in a line.
 func reason(r *judge.Reason) string {
 	s := r.Text
+	if r.Metric != "" {
+		s = r.Metric + " of " + routeName(r.Route) + ": " + s
+	}
 	if r.Cure != "" {
 		s += " (cure: " + r.Cure + ")"
 	}
@@ -199,6 +202,9 @@ func ordered(d *judge.Document) []*judge.Metric {
 	return ms
 }
 
+// limit is the margin that applied: a floor may allow more than what was configured.
+func limit(m *judge.Metric) float64 { return max(m.Margin, m.Allowed) }
+
 func rank(m *judge.Metric) int {
 	switch {
 	case m.Use == judge.UseWatch:
@@ -217,9 +223,9 @@ func beyond(m *judge.Metric) float64 {
 		return math.Inf(-1)
 	}
 	if m.Name == judge.MetricThroughput {
-		return -m.CI.Upper - m.Margin
+		return -m.CI.Upper - limit(m)
 	}
-	return m.CI.Lower - m.Margin
+	return m.CI.Lower - limit(m)
 }
 
 // harm are the rows about live.
@@ -311,7 +317,7 @@ func interval(m *judge.Metric) string {
 }
 
 func allowed(m *judge.Metric) string {
-	return strings.TrimRight(round(m, m.Margin)+" "+unit(m), " ")
+	return strings.TrimRight(round(m, limit(m))+" "+unit(m), " ")
 }
 
 // value is a metric's value.
