@@ -64,7 +64,7 @@ var purePackages = []string{
 	"appserver/action", "appserver/index", "appserver/search", "appserver/ring",
 	"mirror/ids", "mirror/observe", "mirror/record", "mirror/sample", "mirror/translate",
 	"loadgen/arrival", "loadgen/draw", "loadgen/population", "loadgen/session",
-	"verdict/compare", "verdict/judge", "verdict/stat",
+	"verdict/compare", "verdict/history", "verdict/judge", "verdict/report", "verdict/stat",
 }
 
 // impureImports are the standard library's ways out of a pure package.

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/procfs"
-
 	"darklaunch/loadgen"
 	"darklaunch/verdict/judge"
 	"darklaunch/verdict/loads"
@@ -156,10 +154,10 @@ func fingerprint() map[string]string {
 	facts := map[string]string{
 		"cores": strconv.Itoa(runtime.NumCPU()), "os": runtime.GOOS + "/" + runtime.GOARCH, "gomaxprocs": os.Getenv("GOMAXPROCS"),
 	}
-	if fs, err := procfs.NewDefaultFS(); err == nil {
-		if cpus, err := fs.CPUInfo(); err == nil && len(cpus) > 0 {
-			facts["cpu"] = strings.TrimSpace(cpus[0].ModelName)
-		}
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		_, rest, _ := strings.Cut(string(b), "model name")
+		model, _, _ := strings.Cut(strings.TrimLeft(rest, "\t :"), "\n")
+		facts["cpu"] = model
 	}
 	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		major, _, _ := strings.Cut(strings.TrimSpace(string(b)), ".")

@@ -23,7 +23,7 @@ import (
 	"syscall"
 	"time"
 
-	"darklaunch/internal/testenv/proc"
+	"darklaunch/internal/freeport"
 	"darklaunch/loadgen"
 	"darklaunch/verdict/gate/family"
 	"darklaunch/verdict/judge"
@@ -240,7 +240,7 @@ func (g *gate) once(ctx context.Context, a *arm) (r run, err error) {
 func (g *gate) start(ctx context.Context, a *arm, log string) (f *family.Family, port int, err error) {
 	const tries = 5
 	for try := 1; ; try++ {
-		ports, err := proc.FreePorts(1)
+		ports, err := freeport.Find(1)
 		if err != nil {
 			return nil, 0, err
 		}
