@@ -220,6 +220,7 @@ func (b *opened) close() block {
 type layout struct {
 	Windows int             // a block
 	Rho     float64         // of windows
+	Steady  float64         // the same but for a trend
 	Rows    map[string]bool // the routes that have rows of their own; nil: all
 }
 
@@ -254,7 +255,7 @@ func (e *evidence) plan(windows []Window, most int) layout {
 	}
 	l := layout{Windows: 1}
 	if !e.whole {
-		l.Rho = stat.Rho(series)
+		l.Rho, l.Steady = stat.Rho(series), stat.Rho(stat.Detrended(series))
 		l.Windows = stat.BlockLength(l.Rho, most)
 	}
 	busiest := ""

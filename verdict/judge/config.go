@@ -1,7 +1,9 @@
 package judge
 
 import (
+	"math"
 	"path"
+	"slices"
 	"time"
 )
 
@@ -89,6 +91,14 @@ func matches(pattern, route string) bool {
 	return err == nil && ok
 }
 
+// sane is v where it can be a margin or a limit, and else the strictest one.
+func sane(v float64) float64 {
+	if !(v >= 0) || math.IsInf(v, 0) {
+		return 0
+	}
+	return v
+}
+
 // filled returns c with defaults for what is zero.
 func (c Config) filled() Config {
 	set := func(v *float64, d float64) {
@@ -122,6 +132,15 @@ func (c Config) filled() Config {
 	}
 	if c.Metrics == nil {
 		c.Metrics = DefaultRules()
+	}
+	c.Metrics = slices.Clone(c.Metrics)
+	for i := range c.Metrics {
+		r := &c.Metrics[i]
+		r.Margin, r.Floor = sane(r.Margin), sane(r.Floor)
+	}
+	c.Limits = slices.Clone(c.Limits)
+	for i := range c.Limits {
+		c.Limits[i].Limit = sane(c.Limits[i].Limit)
 	}
 	if c.HarmLimits == nil {
 		c.HarmLimits = []Limit{{Role: Live, Name: MetricOverhead, Stat: "p99", Limit: 5e-3}}

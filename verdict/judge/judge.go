@@ -207,14 +207,14 @@ func (e *evidence) steady() *unsteady {
 			if s < 0 {
 				continue
 			}
-			first, last := e.logs(e.blocks[:third], route, s), e.logs(e.blocks[len(e.blocks)-third:], route, s)
-			if len(first) < 2 || len(last) < 2 {
+			all := e.logs(e.blocks, route, s)
+			if len(all) < 3*third {
 				continue
 			}
-			by := stat.Mean(last) - stat.Mean(first)
-			f := e.inflation(len(e.blocks))
-			se := math.Sqrt(f * (stat.Variance(first)/float64(len(first)) + stat.Variance(last)/float64(len(last))))
-			if limit := math.Log1p(rule.Margin); math.Abs(by) > limit && math.Abs(by) > stat.T(e.alpha, float64(len(first)+len(last)-2))*se {
+			by := stat.Mean(all[len(all)-third:]) - stat.Mean(all[:third])
+			slope, se := stat.Trend(all)
+			se *= math.Sqrt(stat.Inflation(e.layout.Steady, e.layout.Windows, len(all)))
+			if limit := math.Log1p(rule.Margin); math.Abs(by) > limit && math.Abs(slope) > stat.T(e.alpha, float64(len(all)-2))*se {
 				title := rule.Name + " " + rule.Stat
 				return &unsteady{title, route, fmt.Sprintf("%s changes from beginning to end by %s", title, percent(math.Expm1(by))), math.Abs(math.Expm1(by)), rule.Margin}
 			}

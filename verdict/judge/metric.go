@@ -79,7 +79,7 @@ func (e *evidence) latency(route string, rule Rule) *row {
 	case late > 0:
 		r.Blocks = len(d)
 		r.cannot(ReasonCensored, fmt.Sprintf("in %d of %d blocks so many calls timed out that %s is not known", late, len(e.blocks), r.Title()), "a longer time-out, or a lighter load")
-	case len(d) < e.minBlocks() && few > 0:
+	case len(d) < e.minBlocks() && few > 0 && r.Pairs > 0:
 		r.Blocks = len(d)
 		r.cannot(ReasonFewPairs, fmt.Sprintf("%d blocks have the %d calls that %s needs, %d have fewer", len(d), needed(s), r.Title(), few), "more load on the route, a larger sample, or longer blocks")
 	default:

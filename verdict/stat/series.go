@@ -2,9 +2,11 @@ package stat
 
 import "math"
 
-// Rho is the lag-1 autocorrelation of x, corrected for the bias that a short series
-// has if it is autoregressive (Kendall 1954, Biometrika 41:403), within −0.99…0.99.
-// Of fewer than four values, or equal ones, it is 0.
+// Rho is the lag-1 autocorrelation of x within −0.99…0.99, raised by the 1/n that it
+// falls short in a series without any. Of a correlated series it stays low by some
+// 4·rho/n (Kendall 1954, Biometrika 41:403): what is made of it, Inflation, rises
+// faster than rho, so that the whole correction would make intervals too wide on
+// average. Of fewer than four values, or equal ones, it is 0.
 func Rho(x []float64) float64 {
 	n := float64(len(x))
 	m := Mean(x)
@@ -19,7 +21,38 @@ func Rho(x []float64) float64 {
 		return 0
 	}
 	r := lagged / square
-	return min(0.99, max(-0.99, r+(1+3*r)/n))
+	return min(0.99, max(-0.99, r+1/n))
+}
+
+// Trend is the slope of the least-squares line through x, a step of it, with its
+// standard error for independent values; NaN of fewer than three.
+func Trend(x []float64) (slope, se float64) {
+	n := float64(len(x))
+	m, square := Mean(x), (n*n*n-n)/12
+	for i, v := range x {
+		slope += (float64(i) - (n-1)/2) * (v - m) / square
+	}
+	rest := 0.0
+	for _, v := range detrended(x, m, slope) {
+		rest += v * v
+	}
+	return slope, math.Sqrt(rest / (n - 2) / square)
+}
+
+// Detrended is x without its least-squares line.
+func Detrended(x []float64) []float64 {
+	slope, _ := Trend(x)
+	return detrended(x, Mean(x), slope)
+}
+
+func detrended(x []float64, mean, slope float64) []float64 {
+	d := make([]float64, len(x))
+	for i, v := range x {
+		if d[i] = v - mean; len(x) > 1 {
+			d[i] -= slope * (float64(i) - float64(len(x)-1)/2)
+		}
+	}
+	return d
 }
 
 // BlockLength is how many of windows in a row make a block of which the next depends
