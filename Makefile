@@ -30,10 +30,11 @@ test: setup check ## everything, the real servers too
 	bin/testenv run -- $(GO) test -timeout 20m ./...
 
 .PHONY: bench
-bench: setup ## side by side with peers, writes bench/RESULTS.md; an hour and a half on two idle cores
+bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on two idle cores
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/mirror
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/load
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/gate
 
 .PHONY: check
 check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers

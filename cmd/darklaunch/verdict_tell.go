@@ -52,7 +52,7 @@ func (p *program) tellVerdict(out *output, d *judge.Document, dir string, u unde
 func verdictError(d *judge.Document, u undecided) error {
 	why := make([]string, len(d.Reasons))
 	for i, r := range d.Reasons {
-		why[i] = r.Text
+		why[i] = report.Reason(&r)
 	}
 	code := exitFail
 	switch d.Verdict {

@@ -161,12 +161,17 @@ func evidence(d *judge.Document) string {
 	return s + fmt.Sprintf(", %d calls a side", d.Rig.Pairs)
 }
 
-// reason is r in a line.
-func reason(r *judge.Reason) string {
-	s := r.Text
-	if r.Metric != "" {
-		s = r.Metric + " of " + routeName(r.Route) + ": " + s
+// Reason is r without its cure: what it is about, and why that is no pass.
+func Reason(r *judge.Reason) string {
+	if r.Metric == "" {
+		return r.Text
 	}
+	return r.Metric + " of " + routeName(r.Route) + ": " + r.Text
+}
+
+// reason is r with its cure.
+func reason(r *judge.Reason) string {
+	s := Reason(r)
 	if r.Cure != "" {
 		s += " (cure: " + r.Cure + ")"
 	}
