@@ -12,11 +12,15 @@ import (
 	"darklaunch/verdict/stat"
 )
 
-// The size of simulations: a part in the quick run, all of it for the benchmark's
-// report, which sets VERDICT_SIMULATIONS=full.
+// runs is the size of a simulation: quick in every run of the tests and a quarter of
+// that with -short; full for the benchmark's report, which sets
+// VERDICT_SIMULATIONS=full.
 func runs(full, quick int) int {
-	if os.Getenv("VERDICT_SIMULATIONS") == "full" {
+	switch {
+	case os.Getenv("VERDICT_SIMULATIONS") == "full":
 		return full
+	case testing.Short():
+		return max(5, quick/4)
 	}
 	return quick
 }
