@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -242,6 +243,48 @@ func TestGateLeavesNothing(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestGateInterrupted ends a gate that has run some rounds: what they came to is
+// told, with its reports, and is no pass.
+func TestGateInterrupted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: runs services for some rounds")
+	}
+	dir := t.TempDir()
+	file := gateFile(t, dir, fmt.Sprintf(`
+base: {}
+head: {}
+quiet: true
+start: echo x >> %s/starts; exec %s test-service --admin 127.0.0.1:{port}
+probe: http://127.0.0.1:{port}/readyz
+load: [http, "http://127.0.0.1:{port}/healthz", --rate, 100/s, --for, 100ms]
+metrics: [{name: cpu_per_request, margin: 10%%}]
+`, dir, os.Args[0]))
+	r, temp := startGate(t, "--config", file, "--out", filepath.Join(dir, "out"))
+	waitFor(t, "the second round to begin", func() bool {
+		b, _ := os.ReadFile(filepath.Join(dir, "starts"))
+		return len(b) >= len("x\n")*4 // three each
+	})
+	r.signal(syscall.SIGTERM)
+	code, stdout, stderr := r.end()
+	if code != exitInconclusive || !strings.Contains(stdout, "verdict: inconclusive") {
+		t.Errorf("got %d and %q, want %d and the verdict; stderr: %s", code, stdout, exitInconclusive, stderr)
+	}
+	text := readFile(t, filepath.Join(dir, "out", "verdict.json"))
+	checkSchema(t, "report", []byte(text))
+	d, err := report.Read([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	interrupted := func(r judge.Reason) bool { return r.Code == judge.ReasonInterrupted }
+	if d.Rig.Windows < 1 || !slices.ContainsFunc(d.Reasons, interrupted) {
+		t.Errorf("got %d rounds and the reasons %+v, want one and an interruption", d.Rig.Windows, d.Reasons)
+	}
+	if base := func(g judge.Gate) bool { return g.Name == judge.ReasonRigNoise }; !slices.ContainsFunc(d.Rig.Gates, base) {
+		t.Errorf("got the checks %+v, want that of base against itself", d.Rig.Gates)
+	}
+	isEmpty(t, temp)
 }
 
 // TestGateStarter holds that what init writes is a configuration.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
@@ -93,6 +94,33 @@ func TestReportPageWithoutScripts(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q:\n%s", want, text)
 		}
+	}
+	// On paper what is folded is open.
+	folded := "[...document.querySelectorAll('details:not([open]) table')].filter(t => t.getBoundingClientRect().height > 10 && t.checkVisibility({contentVisibilityAuto: true})).length"
+	background := "getComputedStyle(document.body).backgroundColor"
+	seen := func(media emulation.SetEmulatedMediaParams) (tables int, colour string) {
+		if _, err := chromedp.Call(browser.ctx, emulation.SetEmulatedMedia, media); err != nil {
+			t.Fatal(err)
+		}
+		tables, err := chromedp.Run(browser.ctx, chromedp.Evaluate[int](folded))
+		if err != nil {
+			t.Fatal(err)
+		}
+		colour, err = chromedp.Run(browser.ctx, chromedp.Evaluate[string](background))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tables, colour
+	}
+	light := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "light"}}
+	onScreen, white := seen(emulation.SetEmulatedMediaParams{Features: light})
+	onPaper, _ := seen(emulation.SetEmulatedMediaParams{Media: "print", Features: light})
+	if onScreen != 0 || onPaper == 0 {
+		t.Errorf("got %d folded tables to see on the screen and %d on paper, want none and some", onScreen, onPaper)
+	}
+	_, black := seen(emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}})
+	if white != "rgb(255, 255, 255)" || black == white {
+		t.Errorf("got the backgrounds %s and, in the dark, %s", white, black)
 	}
 	drawings, err := chromedp.Run(browser.ctx, chromedp.Evaluate[int]("[...document.querySelectorAll('details[open] [data-chart] svg')].filter(s => s.getBoundingClientRect().width > 100).length"))
 	if err != nil {
