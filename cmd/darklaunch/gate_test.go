@@ -164,8 +164,8 @@ func TestGateCannotRun(t *testing.T) {
 		{"head's build fails", works + "start: a\nhead: {build: exit 3}\n", 2, []string{"mapping key"}},
 		{"a service that ends", works + "start: echo no database; exit 4\n", 1, []string{"  no database\n", "darklaunch: round 0: start base: exit status 4\n"}},
 		{"a service that ends well", works + "start: echo hello\n", 1, []string{"  hello\n", "start base: it ended, with exit status 0\n"}},
-		{"no answer", works + "start: echo waiting; sleep 1000\nready-within: 300ms\n", 1, []string{"  waiting\n", "round 0: start base: no answer from tcp:127.0.0.1:", "connection refused"}},
-		{"a probe that says no", works + "start: sleep 1000\nready-within: 300ms\nprobe: exit 7\n", 1, []string{"no answer from exit 7 within 300ms: exit status 7"}},
+		{"no answer", works + "start: echo waiting; sleep 1000\nready-within: 300ms\n", 1, []string{"round 0: start base: no answer from tcp:127.0.0.1:", " within 300ms: dial tcp"}},
+		{"a probe that says no", works + "start: sleep 1000\nready-within: 300ms\nprobe: exit 7\n", 1, []string{"no answer from exit 7 within 300ms: exit status "}},
 		{"no such revision", works + "start: a\ndir: .\n", 1, []string{"start"}},
 		{"a wrong load", "base: {}\nhead: {}\nprobe: exit 0\nstart: sleep 1000\nload: http http://127.0.0.1:{port}/ --rate fast\n", 2, []string{`"fast" is not a rate`}},
 	} {
