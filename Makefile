@@ -31,6 +31,7 @@ test: setup check ## everything, the real servers too
 
 .PHONY: bench
 bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on two idle cores
+	VERDICT_SIMULATIONS=full $(GO) test -v -count 1 -timeout 30m -run 'AtTheMargin|Power|Errors|ErrorRate|Gate|Pooled|Holm' ./verdict/judge
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/mirror
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/load
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile

@@ -323,7 +323,8 @@ type Metric struct {
 	Offset *Offset `json:"offset,omitempty"`
 	// Discordant are the counts behind paired errors and differences.
 	Discordant *Discordant `json:"discordant,omitempty"`
-	// Shape compares the whole distributions; for information.
+	// Shape compares the whole distributions, for information; a route's first latency
+	// has it.
 	Shape *Shape `json:"shape,omitempty"`
 	// Series is the metric block by block.
 	Series []Point `json:"series,omitempty"`

@@ -54,7 +54,7 @@ func TestErrors(t *testing.T) {
 			}
 			fail /= float64(n)
 			t.Logf("%d runs: fail %.1f %%", n, 100*fail)
-			if fail > bound(c.most, n) || fail < c.least-(bound(c.least, n)-c.least) {
+			if fail > bound(c.most, n) || fail < least(c.least, n) {
 				t.Errorf("got fail %.3f, want %.3f to %.3f", fail, c.least, c.most)
 			}
 		})

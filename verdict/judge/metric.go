@@ -70,7 +70,6 @@ func (e *evidence) latency(route string, rule Rule) *row {
 		}
 		r.Pairs = min(t.count(of), t.count(against))
 		r.Load = e.load(route, of)
-		r.Shape = shapeOf(t.Latency[of], t.Latency[against])
 	}
 	if e.hasControl() {
 		r.Offset = e.offset(route, s)
@@ -380,7 +379,9 @@ func (e *evidence) test(d []float64, inflation, limit float64) float64 {
 		return stat.SequenceTest(stat.Mean(d), math.Sqrt(inflation*stat.Variance(d)), len(d), limit, e.alpha)
 	}
 	p := stat.MeanTest(d, inflation, limit)
-	if ranked, ok := stat.RankTest(d, limit, e.alpha); ok {
+	// Of few blocks no order of ranks is rare enough to be clear among many rows: there
+	// it would take the power away and add nothing.
+	if ranked, ok := stat.RankTest(d, limit, e.alpha/float64(max(1, e.gating))); ok {
 		p = max(p, ranked)
 	}
 	return p

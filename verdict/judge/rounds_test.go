@@ -122,7 +122,7 @@ func TestGate(t *testing.T) {
 			}
 			n := float64(c.runs)
 			t.Logf("%d gates: fail %.1f %%, pass %.1f %%, %.1f rounds each", c.runs, 100*fail/n, 100*pass/n, rounds/n)
-			if fail/n > bound(c.mostFail, c.runs) || pass/n > bound(c.mostPass, c.runs) || fail/n < c.leastFail {
+			if fail/n > bound(c.mostFail, c.runs) || pass/n > bound(c.mostPass, c.runs) || fail/n < least(c.leastFail, c.runs) {
 				t.Errorf("got fail %.3f and pass %.3f, want fail %.3f to %.3f and pass at most %.3f", fail/n, pass/n, c.leastFail, c.mostFail, c.mostPass)
 			}
 		})
