@@ -6,7 +6,7 @@
   const scale = {s: [[1, "s"], [1e-3, "ms"], [1e-6, "µs"]], B: [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"], [1, "B"]]};
   const say = unit => v => {
     if (v == null) return "–";
-    if (unit === "share") return (v * 100).toPrecision(3) + " %";
+    if (unit === "share") return +(v * 100).toPrecision(3) + " %";
     const steps = scale[unit] || [[1, unit === "1/s" ? "/s" : ""]];
     const [by, name] = steps.find(s => Math.abs(v) >= s[0]) || steps[steps.length - 1];
     return +(v / by).toPrecision(3) + " " + name;
@@ -17,14 +17,14 @@
     if (old) { old.destroy(); box.replaceChildren(); }
     const ink = css("--soft"), line = css("--line"), colour = {a: css("--a"), b: css("--b"), c: css("--c")};
     const axis = {stroke: ink, grid: {stroke: line, width: 1}, ticks: {stroke: line, width: 1}};
-    const x = {label: spec.x, value: (u, v) => v == null ? "–" : spec.ticks ? spec.ticks[Math.round(v)] ?? "" : String(v)};
+    const x = {label: spec.x, value: (u, v) => v == null ? "–" : spec.ticks ? spec.ticks[v - 1] ?? "" : String(v)};
     drawn.set(box, new uPlot({
       width: Math.max(260, box.clientWidth), height: 220,
-      scales: {x: {time: false}},
-      axes: [{...axis, values: (u, vs) => vs.map(v => spec.ticks ? spec.ticks[v] ?? "" : v), incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]},
+      scales: {x: {time: false}, y: {range: (u, low, high) => low < high ? uPlot.rangeNum(low, high, 0.1, true) : low ? [low * 0.9, low * 1.1] : [0, spec.unit === "share" ? 0.01 : 1]}},
+      axes: [{...axis, values: (u, vs) => vs.map(v => spec.ticks ? spec.ticks[v - 1] ?? "" : v), incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]},
         {...axis, size: 70, values: (u, vs) => vs.map(say(spec.unit))}],
       series: [x, ...spec.lines.map(l => ({label: l.role, stroke: colour[l.colour], width: 2, spanGaps: false, points: {show: true, size: 5}, value: (u, v) => say(spec.unit)(v)}))],
-    }, [spec.lines[0].values.map((_, i) => i), ...spec.lines.map(l => l.values)], box));
+    }, [spec.lines[0].values.map((_, i) => i + 1), ...spec.lines.map(l => l.values)], box));
   }
   const open = d => d.querySelectorAll("[data-chart]").forEach(box => {
     const spec = data.charts[box.dataset.chart];
