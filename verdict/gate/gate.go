@@ -194,8 +194,7 @@ func order(n, arms int) []int {
 // once starts the arm, loads it and ends it.
 func (g *gate) once(ctx context.Context, a *arm) (r run, err error) {
 	a.runs++
-	log := filepath.Join(a.out, fmt.Sprintf("run-%d.log", a.runs))
-	f, port, err := g.start(ctx, a, log)
+	f, port, log, err := g.start(ctx, a)
 	if err != nil {
 		return r, err
 	}
@@ -237,26 +236,27 @@ func (g *gate) once(ctx context.Context, a *arm) (r run, err error) {
 
 // start starts the arm on a free port and returns when it answers. Another may
 // take the port in between: then it is started on another one.
-func (g *gate) start(ctx context.Context, a *arm, log string) (f *family.Family, port int, err error) {
+func (g *gate) start(ctx context.Context, a *arm) (f *family.Family, port int, log string, err error) {
 	const tries = 5
 	for try := 1; ; try++ {
 		ports, err := freeport.Find(1)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, "", err
 		}
+		// What an earlier try printed must not be taken for this one's.
+		log := filepath.Join(a.out, fmt.Sprintf("run-%d-%d.log", a.runs, try))
 		_, signal := a.stop()
 		f, err := family.Start(g.Supervisor, g.command(a, a.Start, ports[0], log, signal))
 		if err != nil {
-			return nil, 0, fmt.Errorf("start %s: %w", a.role, err)
+			return nil, 0, "", fmt.Errorf("start %s: %w", a.role, err)
 		}
 		if err = g.await(ctx, a, f, ports[0], log); err == nil {
-			return f, ports[0], nil
+			return f, ports[0], log, nil
 		}
 		f.Stop()
 		if try == tries || !strings.Contains(strings.ToLower(family.Tail(log, 20)), "address already in use") {
-			return nil, 0, err
+			return nil, 0, "", err
 		}
-		log += "x" // what the last try printed would be taken for this one's
 	}
 }
 
