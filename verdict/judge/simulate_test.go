@@ -12,7 +12,7 @@ import (
 	"darklaunch/verdict/stat"
 )
 
-// runs is the size of a simulation: quick in every run of the tests and an eighth
+// runs is the size of a simulation: quick in every run of the tests and a sixteenth
 // of that with -short; full for the benchmark's report, which sets
 // VERDICT_SIMULATIONS=full.
 func runs(full, quick int) int {
@@ -20,7 +20,7 @@ func runs(full, quick int) int {
 	case os.Getenv("VERDICT_SIMULATIONS") == "full":
 		return full
 	case testing.Short():
-		return max(6, quick/8)
+		return max(4, quick/16)
 	}
 	return quick
 }
@@ -35,8 +35,6 @@ type scene struct {
 	effect      float64 // of head's median and all else
 	tail        float64 // of head's slowest 3 % beyond that
 	unit        float64 // of time; 0 is 1
-	start       time.Time
-	swap        bool
 	head, base  Role
 	calls       int // a window; 0 is 1000
 	warm        float64
@@ -90,9 +88,6 @@ func (s scene) generate(r *rand.Rand) []Window {
 			x := env[k] + arms[i][k]
 			h := hist.New()
 			effect, tail := s.effect, s.tail
-			if s.swap {
-				i = 1 - i
-			}
 			if i == 0 {
 				effect, tail = 0, 0
 			} else if k < s.warmWindows {
@@ -188,5 +183,30 @@ func TestPower(t *testing.T) {
 		if fail < least(0.90, n) {
 			t.Errorf("20 %% slower: got fail %.3f, want at least 0.90", fail)
 		}
+	}
+}
+
+// TestOtherTruths holds what else a service may do: be slow while it warms up, be slow
+// for the slowest alone, and draw each call for itself.
+func TestOtherTruths(t *testing.T) {
+	noisy := scene{windows: 60, noise: 0.05, rho: 0.6, env: 0.15}
+	for _, c := range []struct {
+		name       string
+		change     func(*scene)
+		fail, pass float64 // at least; of the other at most a hundredth
+	}{
+		{"50 % slower in the first fifth", func(s *scene) { s.warm, s.warmWindows = 0.5, 12 }, 0, 0.80},
+		{"the slowest 30 % slower", func(s *scene) { s.tail = 0.30 }, 0.90, 0},
+		{"calls drawn, same", func(s *scene) { s.sampled = true }, 0, 0.70},
+		{"calls drawn, 30 % slower", func(s *scene) { s.sampled, s.effect = true, 0.30 }, 0.90, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, n := noisy, runs(1000, 24)
+			c.change(&s)
+			fail, pass := s.rates(t, n, 19, Config{Metrics: p99})
+			if fail < least(c.fail, n) || pass < least(c.pass, n) || min(fail, pass) > bound(0.01, n) {
+				t.Errorf("got fail %.3f and pass %.3f, want at least %.2f and %.2f", fail, pass, c.fail, c.pass)
+			}
+		})
 	}
 }
