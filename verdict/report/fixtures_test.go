@@ -113,6 +113,7 @@ func attack() *judge.Document {
 	for i := range d.Metrics {
 		d.Metrics[i].Route, d.Metrics[i].Note, d.Notes[0] = hostile, hostile, hostile
 	}
+	d.Metrics[0].Improved, d.Objectives[0].Verdict, d.Differences[1].Tier = false, hostile, hostile
 	d.Metrics[0].Verdict, d.Metrics[0].Use, d.Metrics[0].Name, d.Metrics[0].Unit = hostile, judge.UseGate, hostile, hostile
 	d.Rig.Gates[0].Text, d.Rig.Gates[0].Name, d.Rig.Gates[0].Role = hostile, hostile, hostile
 	d.Objectives[0].Text, d.Objectives[0].Route, d.Objectives[0].Note = hostile, hostile, hostile

@@ -153,15 +153,12 @@ func (p *page) row(d *judge.Document, m *judge.Metric) row {
 	return r
 }
 
-// class is a word of page.css, whatever the document holds.
+// class is a word of page.css.
 func class(m *judge.Metric) string {
-	switch {
-	case m.Use == judge.UseWatch:
+	if m.Use == judge.UseWatch {
 		return string(judge.UseWatch)
-	case m.Verdict == judge.Pass || m.Verdict == judge.Fail:
-		return string(m.Verdict)
 	}
-	return string(judge.Inconclusive)
+	return answer(m.Verdict)
 }
 
 func bounds(i *judge.Interval, unit string) string {

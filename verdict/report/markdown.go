@@ -18,7 +18,7 @@ const (
 // long. What does not fit is left out from its end, by section and by row, and
 // that is said.
 func Markdown(d *judge.Document, limit int) string {
-	head := fmt.Sprintf("## %s %s: %s\n\n%s\n", mark(d.Verdict, judge.UseGate, false), inline(title(d)), d.Verdict, inline("On "+evidence(d)+"."))
+	head := fmt.Sprintf("## %s %s: %s\n\n%s\n", mark(d.Verdict, judge.UseGate, false), inline(title(d)), answer(d.Verdict), inline("On "+evidence(d)+"."))
 	t := trimmed{limit: limit}
 	t.write(head)
 	for _, s := range sections(d) {
@@ -88,7 +88,7 @@ func metricRow(m *judge.Metric) string {
 }
 
 func objectiveRow(o judge.Objective) string {
-	return fmt.Sprintf("| %s | %s | %s | %s |\n", mark(o.Verdict, judge.UseGate, false), code(o.Text), value(o.Value, o.Unit), o.Verdict)
+	return fmt.Sprintf("| %s | %s | %s | %s |\n", mark(o.Verdict, judge.UseGate, false), code(o.Text), value(o.Value, o.Unit), answer(o.Verdict))
 }
 
 func differenceRow(f judge.Difference) string {
@@ -96,9 +96,9 @@ func differenceRow(f judge.Difference) string {
 	if f.Noise != nil {
 		noise = percent(*f.Noise) + " %"
 	}
-	verdict := string(f.Verdict)
-	if verdict == "" {
-		verdict = string(f.Tier)
+	verdict := answer(f.Verdict)
+	if f.Verdict == "" {
+		verdict = inline(string(f.Tier))
 	}
 	return fmt.Sprintf("| %s | %s | %s | %s | %s %% of %d | %s | %s |\n", mark(f.Verdict, f.Use, false), code(f.Route), code(f.Field), inline(f.Kind),
 		percent(f.Rate), f.Pairs, noise, verdict)

@@ -55,7 +55,7 @@ func Text(d *judge.Document, colour bool) string {
 		textRow(w, m.Route, m, colour)
 	}
 	for _, o := range d.Objectives {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\t\t%s\n", mark(o.Verdict, judge.UseGate, colour), plain(o.Route), plain(o.Text), value(o.Value, o.Unit), o.Verdict)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\t\t%s\n", mark(o.Verdict, judge.UseGate, colour), plain(o.Route), plain(o.Text), value(o.Value, o.Unit), answer(o.Verdict))
 	}
 	if h := d.LiveHarm; h != nil {
 		for _, m := range harm(h) {
@@ -98,7 +98,7 @@ func textDifferences(b *strings.Builder, d *judge.Document, colour bool) {
 
 // last is the verdict in a line.
 func last(d *judge.Document, colour bool) string {
-	s := string(d.Verdict)
+	s := answer(d.Verdict)
 	if colour {
 		s = paint(s, d.Verdict)
 	}

@@ -201,7 +201,7 @@ func TestJUnit(t *testing.T) {
 		{brief(), false, 0, 0, 0},
 		{nothing(), false, 0, 0, 1},
 		{nothing(), true, 0, 1, 0},
-		{attack(), false, 3, 0, 4},
+		{attack(), false, 3, 0, 5},
 	} {
 		b, err := JUnit(tc.doc, tc.undecidedFails)
 		if err != nil {

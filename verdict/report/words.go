@@ -100,9 +100,17 @@ func outcome(d *judge.Document, m *judge.Metric) string {
 	return s
 }
 
+// answer is v as a word that is safe in any format, whatever a document holds.
+func answer(v judge.Verdict) string {
+	if v == judge.Pass || v == judge.Fail {
+		return string(v)
+	}
+	return string(judge.Inconclusive)
+}
+
 // word is the same for a table.
 func word(m *judge.Metric) string {
-	s := string(m.Verdict)
+	s := answer(m.Verdict)
 	if m.Improved {
 		s = "improved"
 	}
@@ -185,7 +193,7 @@ func difference(f *judge.Difference) string {
 	}
 	s += ", " + string(f.Tier)
 	if f.Verdict != "" {
-		s += ": " + string(f.Verdict)
+		s += ": " + answer(f.Verdict)
 	}
 	if f.Note != "" {
 		s += "; " + f.Note
