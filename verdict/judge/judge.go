@@ -192,6 +192,10 @@ func (e *evidence) total(w Window) {
 	}
 }
 
+// drifting is the level at which a trend is no chance: low, as each gating row is asked
+// again and again while more is trimmed, and a yes takes the verdict away.
+const drifting = 0.001
+
 // steady compares the first third of the blocks with the last. It is nil if they are
 // alike, or if chance explains that they are not.
 func (e *evidence) steady() *unsteady {
@@ -215,7 +219,7 @@ func (e *evidence) steady() *unsteady {
 			by := stat.Mean(all[len(all)-third:]) - stat.Mean(all[:third])
 			slope, se := stat.Trend(all)
 			se *= math.Sqrt(stat.Inflation(e.layout.Steady, e.layout.Windows, len(all)))
-			if limit := math.Log1p(rule.Margin); math.Abs(by) > limit && math.Abs(slope) > stat.T(e.alpha, float64(len(all)-2))*se {
+			if limit := math.Log1p(rule.Margin); math.Abs(by) > limit && math.Abs(slope) > stat.T(drifting, float64(len(all)-2))*se {
 				title := rule.Name + " " + rule.Stat
 				return &unsteady{title, route, fmt.Sprintf("%s changes from beginning to end by %s", title, percent(math.Expm1(by))), math.Abs(math.Expm1(by)), rule.Margin}
 			}

@@ -174,14 +174,16 @@ func TestAtTheMargin(t *testing.T) {
 // TestPower holds that what is the same passes, and what is much slower fails.
 func TestPower(t *testing.T) {
 	n := runs(1000, 60)
-	for _, rho := range []float64{0, 0.6} {
+	// Of 60 windows with correlation 0.6 a quarter are left out and the rest weigh as much
+	// as eleven independent ones: the power there is just short of nine tenths.
+	for rho, power := range map[float64]float64{0: 0.90, 0.6: 0.87} {
 		fail, pass := scene{windows: 60, noise: 0.05, rho: rho, env: 0.15}.rates(t, n, 11, Config{Metrics: p99})
 		if fail > bound(0.01, n) || pass < least(0.80, n) {
 			t.Errorf("same: got fail %.3f and pass %.3f, want at most 0.01 and at least 0.80", fail, pass)
 		}
 		fail, _ = scene{windows: 60, noise: 0.05, rho: rho, env: 0.15, effect: 0.20}.rates(t, n, 13, Config{Metrics: p99})
-		if fail < least(0.90, n) {
-			t.Errorf("20 %% slower: got fail %.3f, want at least 0.90", fail)
+		if fail < least(power, n) {
+			t.Errorf("20 %% slower: got fail %.3f, want at least %.2f", fail, power)
 		}
 	}
 }
