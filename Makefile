@@ -40,6 +40,7 @@ bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on t
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/verdict
 	$(GO) test -run '^$$' -bench WrongField -benchtime 1x -v ./verdict/noise
 	DARKLAUNCH_FULL=1 $(GO) test -run 'TestSampledUsers|TestBlackHole' -v -timeout 30m ./mirror # ten minutes of one mirror
+	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/gate
 
 .PHONY: check
 check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers

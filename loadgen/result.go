@@ -120,6 +120,14 @@ type Generator struct {
 	Version       string  `json:"version"`
 }
 
+// Calls is how many calls the run made, those of the warm-up included.
+func (g *Generator) Calls() float64 {
+	if g.CPUPerRequest <= 0 {
+		return 0
+	}
+	return g.CPU * 1e6 / g.CPUPerRequest
+}
+
 // Histograms are HdrHistograms V2 in base64, of ns. The censored ones hold the
 // ages at which calls were given up.
 type Histograms struct {
@@ -383,9 +391,7 @@ func Merge(results []*Result) (*Result, error) {
 	m.complete(&all)
 	var calls float64
 	for _, r := range results {
-		if r.Generator.CPUPerRequest > 0 {
-			calls += r.Generator.CPU * 1e6 / r.Generator.CPUPerRequest
-		}
+		calls += r.Generator.Calls()
 	}
 	if calls > 0 {
 		m.Generator.CPUPerRequest = m.Generator.CPU * 1e6 / calls

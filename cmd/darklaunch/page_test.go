@@ -10,12 +10,15 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/remote"
 
@@ -31,6 +34,7 @@ type tab struct {
 
 	mu         sync.Mutex
 	complaints []string // what the browser logged of the pages
+	requests   []string // what they asked the network or the disk for
 }
 
 func openTab(t *testing.T) *tab {
@@ -40,10 +44,19 @@ func openTab(t *testing.T) *tab {
 	ctx, cancel := remote.NewAllocator(t.Context(), "http://"+browser.Addr)
 	t.Cleanup(cancel)
 	v.ctx, cancel = chromedp.NewContext(ctx, chromedp.WithNewBrowserContext(), chromedp.WithListener(func(event any) {
-		if e, ok := event.(*log.EventEntryAdded); ok && !strings.Contains(e.Entry.URL, "favicon") {
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			v.complaints = append(v.complaints, e.Entry.Text)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		switch e := event.(type) {
+		case *log.EventEntryAdded:
+			if !strings.Contains(e.Entry.URL, "favicon") {
+				v.complaints = append(v.complaints, e.Entry.Text)
+			}
+		case *runtime.EventExceptionThrown:
+			v.complaints = append(v.complaints, e.ExceptionDetails.Text+" "+e.ExceptionDetails.Exception.Description)
+		case *runtime.EventConsoleAPICalled:
+			v.complaints = append(v.complaints, fmt.Sprintf("console.%s: %s", e.Type, e.Args[0].Value))
+		case *network.EventRequestWillBeSent:
+			v.requests = append(v.requests, e.Request.URL)
 		}
 	}))
 	t.Cleanup(cancel)
@@ -118,17 +131,26 @@ func TestAdminPage(t *testing.T) {
 	}
 }
 
-// TestLookSeesFaults plants what look must find: a page that is too wide, and
-// one whose script its own policy forbids.
+// TestLookSeesFaults plants what look must find: a page that is too wide, asks for
+// a picture, has a script that its own policy forbids and one that throws.
 func TestLookSeesFaults(t *testing.T) {
 	browser := openTab(t)
 	bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		io.WriteString(w, `<!doctype html><p style="width: 2000px">wide</p><script>alert(1)</script>`)
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; script-src 'nonce-x'")
+		io.WriteString(w, `<!doctype html><p style="width: 2000px">wide</p><img src="/seen"><script>alert(1)</script>
+			<script nonce="x">console.error("said"); throw new Error("thrown")</script>`)
 	}))
 	defer bad.Close()
 	_, _, faults := browser.look(t, bad.URL, 360)
-	if all := strings.Join(faults, "\n"); !strings.Contains(all, "px too wide") || !strings.Contains(all, "Content Security Policy") {
-		t.Errorf("found %q, want the width and the script", all)
+	all := strings.Join(faults, "\n")
+	for _, want := range []string{"px too wide", "Content Security Policy", "said", "thrown"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("found %q, want %q too", all, want)
+		}
+	}
+	browser.mu.Lock()
+	defer browser.mu.Unlock()
+	if !slices.Contains(browser.requests, bad.URL+"/seen") {
+		t.Errorf("saw the requests %q, want that of the picture", browser.requests)
 	}
 }

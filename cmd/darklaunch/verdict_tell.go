@@ -1,15 +1,16 @@
 package main
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
+
+	"golang.org/x/term"
 
 	"darklaunch/verdict/judge"
+	"darklaunch/verdict/report"
 )
 
 // undecided is what a verdict that is inconclusive ends as.
@@ -22,23 +23,26 @@ const (
 	undecidedFail undecided = "fail"
 )
 
-// tellVerdict tells d as text and where --json asks for it, and writes it to dir if that is
-// not empty. The error it returns ends the program with the verdict's code.
+// tellVerdict tells d in all forms that were asked for: text and --json, files in
+// dir if it is not empty, and annotations and a summary where GitHub runs this.
+// The error it returns ends the program with the verdict's code.
 func (p *program) tellVerdict(out *output, d *judge.Document, dir string, u undecided) error {
-	printVerdict(out.text(), d)
+	w := out.text()
+	f, isFile := w.(*os.File)
+	colour := isFile && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
+	fmt.Fprint(w, report.Text(d, colour))
 	if err := out.result(d); err != nil {
 		return err
 	}
 	if dir != "" {
-		b, err := json.MarshalIndent(d, "", "  ")
-		if err == nil {
-			err = os.MkdirAll(dir, 0o777)
-		}
-		if err == nil {
-			err = writeFile(filepath.Join(dir, "verdict.json"), append(b, '\n'))
-		}
-		if err != nil {
+		if err := writeReports(dir, d, u); err != nil {
 			return fmt.Errorf("write the reports (--out): %w", err)
+		}
+	}
+	if os.Getenv("GITHUB_ACTIONS") == "true" {
+		fmt.Fprint(w, report.Annotations(d))
+		if err := addSummary(os.Getenv("GITHUB_STEP_SUMMARY"), d); err != nil {
+			return fmt.Errorf("write the job's summary: %w", err)
 		}
 	}
 	return verdictError(d, u)
@@ -48,7 +52,7 @@ func (p *program) tellVerdict(out *output, d *judge.Document, dir string, u unde
 func verdictError(d *judge.Document, u undecided) error {
 	why := make([]string, len(d.Reasons))
 	for i, r := range d.Reasons {
-		why[i] = r.Text
+		why[i] = report.Reason(&r)
 	}
 	code := exitFail
 	switch d.Verdict {
@@ -67,34 +71,44 @@ func verdictError(d *judge.Document, u undecided) error {
 	return &codedError{code, fmt.Errorf("verdict %s: %s", d.Verdict, strings.Join(why, "; "))}
 }
 
-func printVerdict(w io.Writer, d *judge.Document) {
-	fmt.Fprintf(w, "%s\n\n", d.Comparison)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for i := range d.Metrics {
-		m := &d.Metrics[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", m.Route, m.Title(), effectOf(m), m.Use, m.Verdict)
+// writeReports writes the four files of a verdict to dir, which is made if it is
+// not there.
+func writeReports(dir string, d *judge.Document, u undecided) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
 	}
-	t.Flush()
-	for _, r := range d.Reasons {
-		line := r.Text
-		if r.Metric != "" {
-			line = r.Metric + " of " + r.Route + ": " + line
-		}
-		if r.Cure != "" {
-			line += " (" + r.Cure + ")"
-		}
-		fmt.Fprintf(w, "%s\n", line)
+	document, errJSON := report.JSON(d)
+	page, errHTML := report.HTML(d)
+	junit, errJUnit := report.JUnit(d, u == undecidedFail)
+	if err := errors.Join(errJSON, errHTML, errJUnit); err != nil {
+		return err
 	}
-	fmt.Fprintf(w, "\nverdict: %s, of %d blocks\n", d.Verdict, d.Rig.Blocks)
+	for name, content := range map[string][]byte{
+		"verdict.json": document, "report.html": page, "junit.xml": junit, "report.md": []byte(report.Markdown(d, report.CommentLimit)),
+	} {
+		if err := writeFile(filepath.Join(dir, name), content); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func effectOf(m *judge.Metric) string {
-	if m.Effect == nil {
-		return "-"
+// addSummary adds d to the summary of a job that GitHub runs.
+func addSummary(file string, d *judge.Document) error {
+	if file == "" {
+		return nil
 	}
-	s := fmt.Sprintf("%+.3g%%", 100**m.Effect)
-	if m.CI != nil {
-		s += fmt.Sprintf(" (%+.3g to %+.3g)", 100*m.CI.Lower, 100*m.CI.Upper)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+	if err != nil {
+		return err
 	}
-	return s
+	already, err := f.Seek(0, 2)
+	if err != nil {
+		already = 0 // a pipe, of which no length is known
+	}
+	// A step that adds too much loses all of its summary.
+	if room := report.SummaryLimit - int(already); room > 1024 {
+		_, err = f.WriteString(report.Markdown(d, room))
+	}
+	return errors.Join(err, f.Close())
 }

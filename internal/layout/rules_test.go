@@ -74,7 +74,7 @@ var purePackages = []string{
 	"internal/wire",
 	"mirror/guard", "mirror/ids", "mirror/observe", "mirror/openapi", "mirror/record", "mirror/sample", "mirror/translate",
 	"loadgen/arrival", "loadgen/draw", "loadgen/population", "loadgen/session",
-	"verdict/compare", "verdict/join", "verdict/judge", "verdict/noise", "verdict/stat",
+	"verdict/compare", "verdict/history", "verdict/join", "verdict/judge", "verdict/noise", "verdict/report", "verdict/stat",
 }
 
 // impureImports are the standard library's ways out of a pure package.
