@@ -17,11 +17,13 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	pairv1 "darklaunch/api/pair/v1"
 	"darklaunch/internal/ops"
 	"darklaunch/verdict"
 	"darklaunch/verdict/compare"
 	"darklaunch/verdict/join"
 	"darklaunch/verdict/judge"
+	"darklaunch/verdict/report"
 )
 
 const verdictServeLong = `Take the pair streams of mirrors (mirror --verdict ADDR), judge them
@@ -141,6 +143,7 @@ func (c *verdictCommand) run(ctx context.Context) error {
 		return err
 	}
 	cfg.Log = s.log
+	cfg.Command = func(r *pairv1.Request) string { return report.Command(r, "") }
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(settings.Memory)) // the collector works harder before anything is shed
 	}
@@ -155,7 +158,7 @@ func (c *verdictCommand) run(ctx context.Context) error {
 	}
 	s.state = server.Status
 	s.reload = ops.NewReload(s.log, func() error { return c.reload(server, &settings) })
-	answer := ops.Guard(l, cert, cfg.Intake.Token, s.log, server.Handler(nil))
+	answer := ops.Guard(l, cert, cfg.Intake.Token, s.log, server.Handler(report.HTML))
 	serve := server.Split(encrypted(l, cert), func(rest net.Listener) func(context.Context) error { return ops.Serve(rest, answer, s.log) })
 	return s.run(ctx, ops.Part{Name: "verdict", Run: func(ctx context.Context) error {
 		c.out.ready("verdict", l.Addr().String())

@@ -213,6 +213,9 @@ func TestVerdictServe(t *testing.T) {
 	if code := get(t, "http://"+addr+"/api/v1/gate?comparison=bad", &gate); code != http.StatusPreconditionFailed || gate.Answer != "fail" {
 		t.Errorf("the gate: got %d, %+v, want 412", code, gate)
 	}
+	if html := page(t, "http://"+addr+"/report?comparison=bad"); !strings.Contains(html, "GET /threads") || !strings.Contains(html, "curl -g") || !strings.Contains(html, "Content-Security-Policy") {
+		t.Errorf("the report: got %.2000s, want the slow route, and a difference as a curl line", html)
+	}
 	metrics := page(t, admin+"/metrics")
 	for _, want := range []string{`verdict_state{comparison="bad",state="fail"} 1`, `verdict_differences_total{field="json:$.total",kind="value",route="GET /inbox"}`, `verdict_last_evaluation_timestamp_seconds`} {
 		if !strings.Contains(metrics, want) {
