@@ -235,7 +235,9 @@ func testRealHTTP(t *testing.T, h2 bool) {
 				return
 			}
 			r.Header.Set("X-Call", id)
-			if trailer && reader != nil && !known {
+			// A server that has answered early has forgotten the stream, and takes its
+			// trailers for a breach of the protocol.
+			if trailer && reader != nil && !known && !early {
 				r.Trailer = http.Header{"Sum": {id}}
 			}
 			if c.expect && reader != nil {
