@@ -33,6 +33,15 @@ var importRules = []rule{
 		not: []string{"api/messages/...", "api/legacy/..."},
 		why: "the mirror, the generator and the verdict work on any service: nothing in them knows mail",
 	}, {
+		who:    []string{"appserver/action", "appserver/index", "appserver/search"},
+		not:    []string{"appserver/...", "api/..."},
+		except: []string{"appserver/action", "appserver/index", "appserver/search"},
+		why:    "what a mailbox means depends on its log, and on no server, store or wire",
+	}, {
+		who: []string{"appserver/action", "appserver/index"},
+		not: []string{"appserver/index", "appserver/search"},
+		why: "search builds on index, and index on action, never the other way",
+	}, {
 		who:    []string{"verdict/..."},
 		not:    []string{"mirror/..."},
 		except: []string{"mirror/translate"},
@@ -61,7 +70,7 @@ var importRules = []rule{
 // purePackages start no goroutine, do no I/O and ask no clock: time, seed and
 // input are arguments.
 var purePackages = []string{
-	"appserver/action", "appserver/index", "appserver/search", "appserver/ring",
+	"appserver/action", "appserver/index", "appserver/search", "appserver/ring", "internal/wire",
 	"mirror/ids", "mirror/observe", "mirror/record", "mirror/sample", "mirror/translate",
 	"loadgen/arrival", "loadgen/draw", "loadgen/population", "loadgen/session",
 	"verdict/compare", "verdict/judge",

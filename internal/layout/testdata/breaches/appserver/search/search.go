@@ -1,0 +1,2 @@
+// Package search is as it should be.
+package search
