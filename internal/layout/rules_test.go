@@ -70,7 +70,7 @@ var importRules = []rule{
 // purePackages start no goroutine, do no I/O and ask no clock: time, seed and
 // input are arguments.
 var purePackages = []string{
-	"appserver/action", "appserver/index", "appserver/search", "appserver/ring", "internal/wire",
+	"appserver/action", "appserver/fence", "appserver/index", "appserver/search", "appserver/ring", "internal/wire",
 	"mirror/ids", "mirror/observe", "mirror/record", "mirror/sample", "mirror/translate",
 	"loadgen/arrival", "loadgen/draw", "loadgen/population", "loadgen/session",
 	"verdict/compare", "verdict/judge",
