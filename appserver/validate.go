@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"net/mail"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	messagesv1 "darklaunch/api/messages/v1"
@@ -54,15 +54,14 @@ func (l Limits) withDefaults() Limits {
 
 // The lengths that are part of the API, whatever a server is set to.
 const (
-	maxID          = 128
-	maxUser        = 256
-	maxEmail       = 254
-	maxKey         = 128
-	maxBlob        = 256
-	maxFileName    = 255
-	maxMediaType   = 255
-	sha256Bytes    = 32
-	reservedInName = ':' // of an id that an old system made
+	maxID        = 128
+	maxUser      = 256
+	maxEmail     = 254
+	maxKey       = 128
+	maxBlob      = 256
+	maxFileName  = 255
+	maxMediaType = 255
+	sha256Bytes  = 32
 )
 
 // violations collects what is wrong with a request, all of it, so that a caller
@@ -188,7 +187,7 @@ func (v *violations) attachments(as []*messagesv1.Attachment, l Limits) {
 }
 
 // known reports whether an enumeration's value has a name.
-func known(e interface{ String() string }, names map[int32]string, n int32) bool {
+func known(names map[int32]string, n int32) bool {
 	_, ok := names[n]
 	return ok
 }
@@ -211,8 +210,8 @@ func (l Limits) send(r *messagesv1.SendRequest, trusted bool) error {
 	v.check(utf8.ValidString(r.GetBody()) && !strings.ContainsRune(r.GetBody(), 0), "body", "want UTF-8 without NUL")
 	v.check(r.GetBody() != "" || len(r.GetAttachments()) > 0, "body", "want text, or an attachment")
 	v.attachments(r.GetAttachments(), l)
-	v.check(known(r.GetChannel(), messagesv1.Channel_name, int32(r.GetChannel())), "channel", "unknown")
-	v.check(known(r.GetWait(), messagesv1.Wait_name, int32(r.GetWait())), "wait", "unknown")
+	v.check(known(messagesv1.Channel_name, int32(r.GetChannel())), "channel", "unknown")
+	v.check(known(messagesv1.Wait_name, int32(r.GetWait())), "wait", "unknown")
 	if a != nil {
 		v.check(trusted, "assigned", "this server takes no ids or times from others (--trusted-ids)")
 		if a.GetThreadId() != "" {
@@ -229,12 +228,12 @@ func (l Limits) send(r *messagesv1.SendRequest, trusted bool) error {
 func (v *violations) page(size int32) { v.check(size >= 0, "page_size", "want 0 or more") }
 
 func (v *violations) order(o messagesv1.Order) {
-	v.check(known(o, messagesv1.Order_name, int32(o)), "order", "unknown")
+	v.check(known(messagesv1.Order_name, int32(o)), "order", "unknown")
 }
 
 func (l Limits) listThreads(r *messagesv1.ListThreadsRequest) error {
 	var v violations
-	v.check(known(r.GetFolder(), messagesv1.Folder_name, int32(r.GetFolder())), "folder", "unknown")
+	v.check(known(messagesv1.Folder_name, int32(r.GetFolder())), "folder", "unknown")
 	v.tags("tags", r.GetTags(), l)
 	v.participants("authors", r.GetAuthors(), l.Authors)
 	if v.check(len(r.GetKeywords()) <= l.Keywords, "keywords", "%d of them, want at most %d", len(r.GetKeywords()), l.Keywords); len(r.GetKeywords()) <= l.Keywords {
@@ -279,7 +278,7 @@ func (l Limits) update(r *messagesv1.UpdateRequest) error {
 			v.check(t != u, "change.remove_tags", "%q is to be added and removed", t)
 		}
 	}
-	v.check(known(c.GetFolder(), messagesv1.Folder_name, int32(c.GetFolder())), "change.folder", "unknown")
+	v.check(known(messagesv1.Folder_name, int32(c.GetFolder())), "change.folder", "unknown")
 	if len(r.GetMessageIds()) > 0 {
 		v.check(c.GetFolder() == 0, "change.folder", "of a thread alone, not of messages")
 		v.check(c == nil || c.Muted == nil, "change.muted", "of a thread alone, not of messages")
@@ -324,18 +323,10 @@ func (l Limits) pageSize(n int32) int {
 	return min(int(n), l.PageSize)
 }
 
-func withDetails(c codes.Code, message string, details ...protoMessage) error {
+func withDetails(c codes.Code, message string, details ...protoadapt.MessageV1) error {
 	s, err := status.New(c, message).WithDetails(details...)
 	if err != nil { // a detail that cannot be packed is a bug of this package
 		panic(err)
 	}
 	return s.Err()
-}
-
-// timeOf is a timestamp as the log counts, 0 for none.
-func timeOf(t *timestamppb.Timestamp) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return t.AsTime()
 }
