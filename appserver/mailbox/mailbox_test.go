@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -134,7 +135,9 @@ func TestGroupCommit(t *testing.T) {
 // Row B18.
 func TestWriteThrough(t *testing.T) {
 	var cut bool
-	s := &memstore.Store{Faults: func(op memstore.Op, _ string) memstore.Fault { return memstore.Fault{Before: cut && op == memstore.OpRead} }}
+	s := &memstore.Store{Faults: func(op memstore.Op, _ string) memstore.Fault {
+		return memstore.Fault{Before: cut && op == memstore.OpRead}
+	}}
 	p, _ := start(t, Config{Store: s})
 	if _, err := p.Mutate(t.Context(), "ann", note("ann", "1", "first")); err != nil {
 		t.Fatal(err)
@@ -307,7 +310,7 @@ func TestCacheBound(t *testing.T) {
 	p, _ := start(t, Config{Store: s, CacheBytes: bound})
 	for i := range 400 {
 		u := action.User(fmt.Sprint("u", i))
-		if _, err := p.Mutate(t.Context(), u, note(u, "1", string(make([]byte, 20000)))); err != nil {
+		if _, err := p.Mutate(t.Context(), u, note(u, "1", strings.Repeat("a word of some length ", 900))); err != nil {
 			t.Fatal(err)
 		}
 		if size := testutil.ToFloat64(p.metrics.size); size > bound*1.1 {
