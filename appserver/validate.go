@@ -9,11 +9,10 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	messagesv1 "darklaunch/api/messages/v1"
+	"darklaunch/appserver/action"
 )
 
 // Limits bound what one request may hold. Zero fields are the defaults of
@@ -104,6 +103,9 @@ func printable(s string, most int) bool {
 func line(s string) bool {
 	return utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
 }
+
+// text reports whether s is UTF-8 without NUL.
+func text(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 func validEmail(s string) bool {
 	if len(s) > maxEmail || strings.ContainsFunc(s, unicode.IsControl) {
@@ -207,7 +209,7 @@ func (l Limits) send(r *messagesv1.SendRequest, trusted bool) error {
 	v.participants("recipients", r.GetRecipients(), l.Recipients)
 	v.check(len(r.GetSubject()) <= l.Subject && line(r.GetSubject()), "subject", "want at most %d bytes of text without control characters", l.Subject)
 	v.check(len(r.GetBody()) <= l.Body, "body", "%d bytes, want at most %d; a larger one belongs in the blob store", len(r.GetBody()), l.Body)
-	v.check(utf8.ValidString(r.GetBody()) && !strings.ContainsRune(r.GetBody(), 0), "body", "want UTF-8 without NUL")
+	v.check(text(r.GetBody()), "body", "want UTF-8 without NUL")
 	v.check(r.GetBody() != "" || len(r.GetAttachments()) > 0, "body", "want text, or an attachment")
 	v.attachments(r.GetAttachments(), l)
 	v.check(known(messagesv1.Channel_name, int32(r.GetChannel())), "channel", "unknown")
@@ -305,12 +307,14 @@ func (l Limits) subscribe(r *messagesv1.SubscribeRequest) error {
 	return v.err()
 }
 
-func (l Limits) unsubscribe(r *messagesv1.UnsubscribeRequest) error {
+func (l Limits) unsubscribe(r *messagesv1.UnsubscribeRequest, u action.User) error {
 	var v violations
 	v.key(r.GetIdempotencyKey())
 	v.id("thread_id", r.GetThreadId())
 	if r.GetMember() != nil {
 		v.participant("member", r.GetMember())
+		other := r.GetMember().GetUser()
+		v.check(other == "" || other == string(u), "member", "users leave by themselves; others remove email addresses alone")
 	}
 	return v.err()
 }
@@ -321,12 +325,4 @@ func (l Limits) pageSize(n int32) int {
 		return l.DefaultPageSize
 	}
 	return min(int(n), l.PageSize)
-}
-
-func withDetails(c codes.Code, message string, details ...protoadapt.MessageV1) error {
-	s, err := status.New(c, message).WithDetails(details...)
-	if err != nil { // a detail that cannot be packed is a bug of this package
-		panic(err)
-	}
-	return s.Err()
 }

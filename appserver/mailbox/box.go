@@ -2,7 +2,6 @@ package mailbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -398,7 +397,22 @@ func (b *box) fetch(ctx context.Context, sequences []uint64, found map[uint64]ac
 	return nil
 }
 
-// isContext reports whether err is the end of a context and no more.
-func isContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+// Preload reads actions of u's log into memory, if they are not there, so that the
+// next reads of them need no store. Nobody waits for it, and nobody hears if it fails.
+func (p *Pool) Preload(u action.User, sequences []uint64) {
+	if len(sequences) == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.StoreTimeout)
+		defer cancel()
+		if _, err := p.Actions(ctx, u, sequences); err != nil {
+			p.cfg.Log.Debug("not preloaded", "user", u, "err", err)
+		}
+	})
 }

@@ -121,8 +121,9 @@ func TestGroupCommit(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if took := time.Since(begin); took != 20*time.Millisecond || puts != 2 {
-			t.Errorf("100 mutations at once: got %d puts in %v, want the first alone and the rest in one, 20ms", puts, took)
+		// Those that come before the first put begins are in it, all others in the second.
+		if took := time.Since(begin); puts > 2 || took != time.Duration(puts)*10*time.Millisecond {
+			t.Errorf("100 mutations at once: got %d puts in %v, want at most 2, of 10ms each", puts, took)
 		}
 		all, version, err := bodies(t.Context(), p, "ann")
 		if err != nil || len(all) != 100 || version != 101 {
@@ -308,7 +309,8 @@ func TestCacheBound(t *testing.T) {
 	s := &memstore.Store{}
 	const bound = 1 << 20
 	p, _ := start(t, Config{Store: s, CacheBytes: bound})
-	for i := range 400 {
+	const users = 100
+	for i := range users {
 		u := action.User(fmt.Sprint("u", i))
 		if _, err := p.Mutate(t.Context(), u, note(u, "1", strings.Repeat("a word of some length ", 900))); err != nil {
 			t.Fatal(err)
@@ -317,8 +319,8 @@ func TestCacheBound(t *testing.T) {
 			t.Fatalf("got %.0f bytes after %d users, want at most %d", size, i, bound)
 		}
 	}
-	if n := testutil.ToFloat64(p.metrics.evictions.WithLabelValues("size")); n < 300 {
-		t.Errorf("got %.0f evictions, want most of 400 users", n)
+	if n := testutil.ToFloat64(p.metrics.evictions.WithLabelValues("size")); n < users/2 {
+		t.Errorf("got %.0f evictions, want most of %d users", n, users)
 	}
 	claims := testutil.ToFloat64(p.metrics.loads.WithLabelValues("claimed"))
 	for i := range 10 {

@@ -71,12 +71,19 @@ func (s *schedule) fault(op memstore.Op, _ string) memstore.Fault {
 		if op == memstore.OpPut {
 			return memstore.Fault{Straggle: pause()}
 		}
-		f.Stale = 1 + s.n(3)
+		if s.zombie() {
+			f.Stale = 1 + s.n(3)
+		}
 	case 5:
 		f.Twice = op == memstore.OpPut
 	}
 	return f
 }
+
+// zombie reports whether the store's reads may be out of date, as those of a region
+// server that has been deposed and does not know it. Then reads of mailboxes may be
+// too, whatever a server does short of a put; what is written never is.
+func (s *schedule) zombie() bool { return s.seed%2 == 1 }
 
 const simUser = "ann"
 
@@ -213,6 +220,9 @@ func (s *schedule) check(rows *memstore.Store) (faults []string) {
 	}
 	for _, a := range s.events {
 		for _, b := range s.events {
+			if s.zombie() && b.key == "" {
+				continue
+			}
 			if a.end.Before(b.begin) && (a.sequence > b.sequence || a.sequence == b.sequence && b.key != "" && a.key != b.key) {
 				bad("%q (%d) ended before %q (%d) began", a.key, a.sequence, b.key, b.sequence)
 			}
