@@ -248,7 +248,7 @@ func (p *parser) fielded(field, value string, quoted bool) node {
 		if is == nil {
 			p.fail("%s: got %q, want %s", field, value, want)
 		}
-		return meta{is}
+		return meta{is: is}
 	}
 	switch field {
 	case "subject":
@@ -261,12 +261,12 @@ func (p *parser) fielded(field, value string, quoted bool) node {
 		return author{fold(value)}
 	case "with":
 		who := fold(value)
-		return meta{func(c *candidate) bool { return c.with(who) }}
+		return meta{is: func(c *candidate) bool { return c.with(who) }}
 	case "tag":
 		if !action.ValidTag(value) {
 			p.fail("tag: want 1 to 64 bytes without control characters")
 		}
-		return meta{func(c *candidate) bool { return c.tagged(value) }}
+		return meta{is: func(c *candidate) bool { return c.tagged(value) }}
 	case "in":
 		return oneOf(map[string]func(*candidate) bool{
 			"inbox": func(c *candidate) bool { return c.folder() == action.FolderInbox },

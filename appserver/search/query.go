@@ -2,27 +2,32 @@ package search
 
 import (
 	"cmp"
-	"fmt"
+	"math"
 	"slices"
 
 	"darklaunch/appserver/action"
 	"darklaunch/appserver/index"
 )
 
-// node is a part of a query; prepare looks up in the keywords what it needs.
+// node is a part of a query; prepare finds in the keywords what it needs.
 type node interface {
-	prepare(index.Reader) (matcher, error)
+	prepare(*run) matcher
 	ranges(add func(from, to []byte))
 }
 
 // matcher decides which messages a prepared node matches.
 type matcher interface {
-	// match decides by the message's sequence and entity.
+	// has is false if no message of this sequence matches, whatever it is.
+	has(sequence uint64) bool
+	// match decides.
 	match(*candidate) bool
-	// may returns the sequences, ascending, among which all matches are; false if there
-	// is no saying.
-	may() ([]uint64, bool)
+	// estimate is how many sequences has is true of at most; unknown if there is no saying.
+	estimate() int
+	// sequences are those, and maybe others, ascending; of no use if estimate is unknown.
+	sequences() []uint64
 }
+
+const unknown = math.MaxInt
 
 type (
 	allOf []node
@@ -34,8 +39,14 @@ type (
 		prefix bool // the last of them is the beginning of one
 	}
 	author struct{ address string }
-	date   struct{ after, before *action.Time }
-	meta   struct{ is func(*candidate) bool }
+	date   struct {
+		open
+		after, before *action.Time
+	}
+	meta struct {
+		open
+		is func(*candidate) bool
+	}
 )
 
 // candidate is a message that is looked at, with its thread when it is asked for.
@@ -44,12 +55,15 @@ type candidate struct {
 	run *run
 }
 
-// run is one evaluation; threads are looked up once.
+// run is one evaluation; threads are looked up once. Its first error ends it.
 type run struct {
 	view    index.View
+	cells   index.Reader
 	threads map[string]*place
 	err     error
 }
+
+func (r *run) fail(err error) { r.err = cmp.Or(r.err, err) }
 
 // place is what a query asks about a thread.
 type place struct {
@@ -69,7 +83,7 @@ func (c *candidate) place() *place {
 		states, err = c.run.view.Members(t)
 		p.folder, p.members = t.Folder, index.Present(states)
 	}
-	c.run.err = cmp.Or(c.run.err, err)
+	c.run.fail(err)
 	c.run.threads[c.Thread] = p
 	return p
 }
@@ -87,37 +101,37 @@ func (c *candidate) tagged(tag string) bool { return slices.Contains(c.Tags, tag
 // those of one version. Deleted messages never match, and a walk over pages shows no
 // message that came after it began. ErrCorrupt, of this package or of index.
 func (q *Query) Run(view index.View, cells index.Reader, limit int, from *index.Cursor) ([]index.Message, *index.Cursor, error) {
-	m, err := q.root.prepare(cells)
-	if err != nil {
-		return nil, nil, err
-	}
-	r := &run{view: view, threads: map[string]*place{}}
+	r := &run{view: view, cells: cells, threads: map[string]*place{}}
+	m := q.root.prepare(r)
 	stats, err := view.Stats()
-	if err != nil {
-		return nil, nil, err
+	if r.fail(err); r.err != nil {
+		return nil, nil, r.err
 	}
-	sequences, known := m.may()
 	var page []index.Message
 	var next *index.Cursor
-	// Either read what is known and sort it, or walk all by time until the page is full:
-	// after about limit x messages / matches steps.
-	if n := uint64(len(sequences)); known && n*n <= uint64(limit)*stats.Messages+n {
-		page, next, err = r.sorted(m, sequences, limit, from)
+	// Either read all that may match and sort it, or walk the mailbox by time until the
+	// page is full, after about limit x messages / matches steps: whichever is less.
+	if n := m.estimate(); n < 64 || n < 1<<20 && uint64(n)*uint64(n) <= uint64(limit)*stats.Messages {
+		page, next, err = r.sorted(m, limit, from)
 	} else {
-		page, next, err = r.walk(m, q.root, sequences, known, limit, from)
+		since, until := bounds(q.root)
+		page, next, err = view.Newest(since, until, limit, from, m.has, func(e *index.Message) bool { return m.match(&candidate{e, r}) })
 	}
-	return page, next, cmp.Or(err, r.err)
+	if r.fail(err); r.err != nil {
+		return nil, nil, r.err
+	}
+	return page, next, nil
 }
 
-func (r *run) sorted(m matcher, sequences []uint64, limit int, from *index.Cursor) ([]index.Message, *index.Cursor, error) {
+func (r *run) sorted(m matcher, limit int, from *index.Cursor) ([]index.Message, *index.Cursor, error) {
 	started := r.view.Version().Sequence
 	if from != nil {
 		started = from.Version
 	}
 	var found []index.Message
-	for _, seq := range sequences {
-		if seq > started {
-			break
+	for _, seq := range m.sequences() {
+		if seq > started || !m.has(seq) {
+			continue
 		}
 		e, err := r.view.MessageAt(seq)
 		if err != nil {
@@ -140,15 +154,6 @@ func newestFirst(a, b index.Message) int {
 	return cmp.Or(cmp.Compare(b.Time, a.Time), cmp.Compare(b.Sequence, a.Sequence))
 }
 
-func (r *run) walk(m matcher, root node, sequences []uint64, known bool, limit int, from *index.Cursor) ([]index.Message, *index.Cursor, error) {
-	since, until := bounds(root)
-	among := func(uint64) bool { return true }
-	if known {
-		among = func(seq uint64) bool { return contains(sequences, seq) }
-	}
-	return r.view.Newest(since, until, limit, from, among, func(e *index.Message) bool { return m.match(&candidate{e, r}) })
-}
-
 // bounds are those of the dates that a query demands.
 func bounds(n node) (since, until *action.Time) {
 	switch n := n.(type) {
@@ -168,134 +173,173 @@ func bounds(n node) (since, until *action.Time) {
 	return since, until
 }
 
-func contains(sequences []uint64, seq uint64) bool {
-	_, found := slices.BinarySearch(sequences, seq)
-	return found
+// list is the postings of one keyword, or of all that begin alike, decoded a cell at a
+// time when they are looked at: a page of a common word needs few of them.
+type list struct {
+	run   *run
+	cells []listed // in the order of their messages, which do not overlap
+	bytes int
 }
 
-// set is a matcher that knows its messages, ascending.
-type set []uint64
+// listed is one cell of a list.
+type listed struct {
+	qualifier, value []byte
+	first            uint64
+	postings         []posting // nil until decoded
+}
 
-func (s set) match(c *candidate) bool { return contains(s, c.Sequence) }
-func (s set) may() ([]uint64, bool)   { return s, true }
+// read returns the list of a range of cells; alike, of more keywords than one.
+func (r *run) read(from, to []byte, alike bool) *list {
+	l := &list{run: r}
+	for q, v := range r.cells.Scan(from, to) {
+		_, first, _ := firstOf(q)
+		l.cells = append(l.cells, listed{qualifier: q, value: v, first: first})
+		l.bytes += len(v)
+	}
+	if alike && len(l.cells) > 0 {
+		var all []posting
+		for i := range l.cells {
+			all = append(all, l.decode(i)...)
+		}
+		slices.SortStableFunc(all, compare)
+		l.cells = []listed{{postings: all}}
+	}
+	return l
+}
 
-func (w words) ranges(add func(from, to []byte)) {
-	for _, field := range w.fields {
-		for i, t := range w.terms {
-			from, to := w.span(field, i, t.Term)
-			add(from, to)
+// decode returns the postings of the i-th cell.
+func (l *list) decode(i int) []posting {
+	c := &l.cells[i]
+	if c.postings == nil {
+		// No posting takes less than three bytes.
+		all, err := decodePart(make([]posting, 0, len(c.value)/3), c.qualifier, c.value)
+		if l.run.fail(err); err != nil {
+			all = []posting{}
+		}
+		c.postings = all
+	}
+	return c.postings
+}
+
+// of returns the postings of a message: one, or of words that begin alike several.
+func (l *list) of(sequence uint64) []posting {
+	i, exact := slices.BinarySearchFunc(l.cells, sequence, func(c listed, s uint64) int { return cmp.Compare(c.first, s) })
+	if !exact {
+		i--
+	}
+	if i < 0 {
+		return nil
+	}
+	all := l.decode(i)
+	from, _ := slices.BinarySearchFunc(all, sequence, func(p posting, s uint64) int { return cmp.Compare(p.sequence, s) })
+	to := from
+	for to < len(all) && all[to].sequence == sequence {
+		to++
+	}
+	return all[from:to]
+}
+
+func (l *list) has(sequence uint64) bool { return len(l.of(sequence)) > 0 }
+func (l *list) match(c *candidate) bool  { return l.has(c.Sequence) }
+func (l *list) estimate() int            { return l.bytes / 3 }
+
+func (l *list) sequences() []uint64 {
+	all := make([]uint64, 0, l.estimate())
+	for i := range l.cells {
+		for _, p := range l.decode(i) {
+			all = append(all, p.sequence)
 		}
 	}
+	return slices.Compact(all)
 }
+
+// phrase is lists of terms that stand side by side in one field.
+type phrase struct {
+	run   *run
+	terms []Token
+	lists []*list
+}
+
+func (w words) prepare(r *run) matcher {
+	var fields alternatives
+	for _, field := range w.fields {
+		p := phrase{run: r, terms: w.terms}
+		for i, t := range w.terms {
+			from, to := w.span(field, i, t.Term)
+			p.lists = append(p.lists, r.read(from, to, w.open(i)))
+		}
+		if len(p.lists) == 1 {
+			fields = append(fields, p.lists[0])
+		} else {
+			fields = append(fields, p)
+		}
+	}
+	return fields
+}
+
+// open reports whether the i-th term is the beginning of a word.
+func (w words) open(i int) bool { return w.prefix && i == len(w.terms)-1 }
 
 // span is where the cells of the i-th term are.
 func (w words) span(field byte, i int, term string) (from, to []byte) {
 	word := string(field) + term
-	if w.prefix && w.terms[i].Position == w.terms[len(w.terms)-1].Position {
+	if w.open(i) {
 		return []byte(word), append([]byte(word), 0xff) // which no term has in it
 	}
 	return parts(word)
 }
 
-func (w words) prepare(cells index.Reader) (matcher, error) {
-	var found set
+func (w words) ranges(add func(from, to []byte)) {
 	for _, field := range w.fields {
-		in, err := w.in(field, cells)
-		if err != nil {
-			return nil, err
-		}
-		if found = append(found, in...); len(found) > len(in) {
-			slices.Sort(found)
-			found = slices.Compact(found)
+		for i, t := range w.terms {
+			add(w.span(field, i, t.Term))
 		}
 	}
-	return found, nil
 }
 
-// in returns the messages that have the terms side by side in a field.
-func (w words) in(field byte, cells index.Reader) (set, error) {
-	lists := make([][]posting, len(w.terms))
-	for i, t := range w.terms {
-		from, to := w.span(field, i, t.Term)
-		var err error
-		if lists[i], err = read(cells, from, to); err != nil {
-			return nil, err
-		}
-	}
-	var found set
-	for i, p := range lists[0] {
-		if i > 0 && lists[0][i-1].sequence == p.sequence {
-			continue // another word of the same beginning
-		}
-		is, err := len(lists) == 1, error(nil)
-		if !is {
-			is, err = w.adjacent(p.sequence, lists)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if is {
-			found = append(found, p.sequence)
-		}
-	}
-	return found, nil
+func (p phrase) match(c *candidate) bool { return p.has(c.Sequence) }
+func (p phrase) estimate() int           { return p.rarest().estimate() }
+func (p phrase) sequences() []uint64     { return p.rarest().sequences() }
+
+func (p phrase) rarest() *list {
+	return slices.MinFunc(p.lists, func(a, b *list) int { return cmp.Compare(a.bytes, b.bytes) })
 }
 
-// read returns the postings of a range of cells, by message.
-func read(cells index.Reader, from, to []byte) ([]posting, error) {
-	var all []posting
-	var err error
-	for q, v := range cells.Scan(from, to) {
-		if all, err = decodePart(all, q, v); err != nil {
-			return nil, err
-		}
+// has reports whether the terms stand in a message as far apart as in the query.
+func (p phrase) has(sequence uint64) bool {
+	if !p.rarest().has(sequence) {
+		return false
 	}
-	if !slices.IsSortedFunc(all, compare) {
-		slices.SortStableFunc(all, compare)
-	}
-	return all, nil
-}
-
-// adjacent reports whether the terms stand in a message as far apart as in the query.
-func (w words) adjacent(sequence uint64, lists [][]posting) (bool, error) {
 	var starts []uint32 // where the query would begin
-	for i, list := range lists {
-		at, _ := slices.BinarySearchFunc(list, sequence, func(p posting, s uint64) int { return cmp.Compare(p.sequence, s) })
-		var here []uint32
-		for ; at < len(list) && list[at].sequence == sequence; at++ {
-			positions, err := list[at].positions()
-			if err != nil {
-				return false, err
-			}
-			for _, p := range positions {
-				if p >= w.terms[i].Position {
-					here = append(here, p-w.terms[i].Position)
-				}
-			}
+	for i, l := range p.lists {
+		here := p.starts(i, l.of(sequence))
+		if i > 0 {
+			here = slices.DeleteFunc(here, func(s uint32) bool { return !slices.Contains(starts, s) })
 		}
-		if slices.Sort(here); i > 0 {
-			starts = slices.DeleteFunc(starts, func(s uint32) bool {
-				_, found := slices.BinarySearch(here, s)
-				return !found
-			})
-		} else {
-			starts = here
-		}
-		if len(starts) == 0 {
-			return false, nil
+		if starts = here; len(starts) == 0 {
+			return false
 		}
 	}
-	return true, nil
+	return true
 }
 
-func (a author) prepare(cells index.Reader) (matcher, error) {
-	from, to := a.span()
-	postings, err := read(cells, from, to)
-	found := make(set, len(postings))
-	for i, p := range postings {
-		found[i] = p.sequence
+// starts are where the query would begin for its i-th term to stand where it does;
+// before the text for some, where its first term cannot be.
+func (p phrase) starts(i int, postings []posting) []uint32 {
+	var all []uint32
+	for _, posting := range postings {
+		positions, err := posting.positions()
+		p.run.fail(err)
+		for _, at := range positions {
+			all = append(all, at-p.terms[i].Position)
+		}
 	}
-	return found, err
+	return all
+}
+
+func (a author) prepare(r *run) matcher {
+	from, to := a.span()
+	return r.read(from, to, false)
 }
 
 func (a author) span() (from, to []byte) { return parts(string(byte(fieldAuthor)) + a.address) }
@@ -303,36 +347,27 @@ func (a author) span() (from, to []byte) { return parts(string(byte(fieldAuthor)
 func (a author) ranges(add func(from, to []byte)) { add(a.span()) }
 
 // conjunction is a prepared allOf.
-type conjunction struct {
-	parts     []matcher
-	sequences []uint64
-	known     bool
-}
+type conjunction []matcher
 
-func (a allOf) prepare(cells index.Reader) (matcher, error) {
-	c := &conjunction{}
+func (a allOf) prepare(r *run) matcher {
+	var parts conjunction
 	for _, n := range a {
-		m, err := n.prepare(cells)
-		if err != nil {
-			return nil, err
-		}
-		c.parts = append(c.parts, m)
-		if sequences, known := m.may(); known && c.known {
-			c.sequences = intersect(c.sequences, sequences)
-		} else if known {
-			c.sequences, c.known = sequences, true
-		}
+		parts = append(parts, n.prepare(r))
 	}
-	if len(c.parts) == 1 {
-		return c.parts[0], nil
-	}
-	return c, nil
+	return parts
 }
 
-func (c *conjunction) may() ([]uint64, bool) { return c.sequences, c.known }
+func (c conjunction) has(sequence uint64) bool {
+	for _, m := range c {
+		if !m.has(sequence) {
+			return false
+		}
+	}
+	return true
+}
 
-func (c *conjunction) match(x *candidate) bool {
-	for _, m := range c.parts {
+func (c conjunction) match(x *candidate) bool {
+	for _, m := range c {
 		if !m.match(x) {
 			return false
 		}
@@ -340,21 +375,12 @@ func (c *conjunction) match(x *candidate) bool {
 	return true
 }
 
-func intersect(a, b []uint64) []uint64 {
-	var both []uint64
-	for len(a) > 0 && len(b) > 0 {
-		switch order := cmp.Compare(a[0], b[0]); {
-		case order < 0:
-			a = a[1:]
-		case order > 0:
-			b = b[1:]
-		default:
-			both = append(both, a[0])
-			a, b = a[1:], b[1:]
-		}
-	}
-	return both
+func (c conjunction) rarest() matcher {
+	return slices.MinFunc(c, func(a, b matcher) int { return cmp.Compare(a.estimate(), b.estimate()) })
 }
+
+func (c conjunction) estimate() int       { return c.rarest().estimate() }
+func (c conjunction) sequences() []uint64 { return c.rarest().sequences() }
 
 func (a allOf) ranges(add func(from, to []byte)) {
 	for _, n := range a {
@@ -365,56 +391,65 @@ func (a allOf) ranges(add func(from, to []byte)) {
 // alternatives is a prepared anyOf.
 type alternatives []matcher
 
-func (a anyOf) prepare(cells index.Reader) (matcher, error) {
+func (a anyOf) prepare(r *run) matcher {
 	var parts alternatives
 	for _, n := range a {
-		m, err := n.prepare(cells)
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, m)
+		parts = append(parts, n.prepare(r))
 	}
-	return parts, nil
+	return parts
+}
+
+func (a alternatives) has(sequence uint64) bool {
+	return slices.ContainsFunc(a, func(m matcher) bool { return m.has(sequence) })
 }
 
 func (a alternatives) match(x *candidate) bool {
 	return slices.ContainsFunc(a, func(m matcher) bool { return m.match(x) })
 }
 
-func (a alternatives) may() ([]uint64, bool) {
+func (a alternatives) estimate() int {
+	sum := 0
+	for _, m := range a {
+		n := m.estimate()
+		if n == unknown {
+			return unknown
+		}
+		sum += n
+	}
+	return sum
+}
+
+func (a alternatives) sequences() []uint64 {
 	var union []uint64
 	for _, m := range a {
-		sequences, known := m.may()
-		if !known {
-			return nil, false
-		}
-		union = append(union, sequences...)
+		union = append(union, m.sequences()...)
 	}
 	slices.Sort(union)
-	return slices.Compact(union), true
+	return slices.Compact(union)
 }
 
 func (a anyOf) ranges(add func(from, to []byte)) { allOf(a).ranges(add) }
 
-// negation is a prepared not.
-type negation struct{ matcher }
+// open is a matcher that says nothing by sequence.
+type open struct{}
 
-func (n not) prepare(cells index.Reader) (matcher, error) {
-	m, err := n.node.prepare(cells)
-	return negation{m}, err
+func (open) has(uint64) bool     { return true }
+func (open) estimate() int       { return unknown }
+func (open) sequences() []uint64 { return nil }
+
+// negation is a prepared not.
+type negation struct {
+	open
+	of matcher
 }
 
-func (n negation) match(x *candidate) bool { return !n.matcher.match(x) }
-func (negation) may() ([]uint64, bool)     { return nil, false }
-
-func (m meta) prepare(index.Reader) (matcher, error) { return m, nil }
-func (m meta) match(x *candidate) bool               { return m.is(x) }
-func (meta) may() ([]uint64, bool)                   { return nil, false }
-func (meta) ranges(func(from, to []byte))            {}
-
-func (d date) prepare(index.Reader) (matcher, error) { return d, nil }
-func (date) may() ([]uint64, bool)                   { return nil, false }
-func (date) ranges(func(from, to []byte))            {}
+func (n not) prepare(r *run) matcher       { return negation{of: n.node.prepare(r)} }
+func (n negation) match(x *candidate) bool { return !n.of.match(x) }
+func (m meta) prepare(*run) matcher        { return m }
+func (m meta) match(x *candidate) bool     { return m.is(x) }
+func (meta) ranges(func(from, to []byte))  {}
+func (d date) prepare(*run) matcher        { return d }
+func (date) ranges(func(from, to []byte))  {}
 
 func (d date) match(x *candidate) bool {
 	return (d.after == nil || x.Time >= *d.after) && (d.before == nil || x.Time < *d.before)
@@ -422,20 +457,18 @@ func (d date) match(x *candidate) bool {
 
 // threads returns the threads of the messages that have words.
 func threads(view index.View, cells index.Reader, w words) (map[string]bool, error) {
-	m, err := w.prepare(cells)
-	if err != nil {
-		return nil, err
-	}
+	r := &run{view: view, cells: cells}
+	m := w.prepare(r)
 	found := map[string]bool{}
-	sequences, _ := m.may()
-	for _, seq := range sequences {
-		e, err := view.MessageAt(seq)
-		if err != nil {
-			return nil, fmt.Errorf("threads of a keyword: %w", err)
+	for _, seq := range m.sequences() {
+		if !m.has(seq) {
+			continue
 		}
+		e, err := view.MessageAt(seq)
+		r.fail(err)
 		if e != nil && !e.Deleted {
 			found[e.Thread] = true
 		}
 	}
-	return found, nil
+	return found, r.err
 }

@@ -285,22 +285,27 @@ func (b *Batch) Delta() (index.Delta, error) {
 	return d, nil
 }
 
-// merge returns what makes one cell of a keyword's small ones, if there are too many.
-// The batch's own is the last of them.
+// merge returns what makes one cell of the small ones that a keyword ends with, if
+// there are too many. The batch's own is the last of them.
 func (b *Batch) merge(word string) (index.Delta, error) {
 	var small []index.Cell
 	from, to := parts(word)
 	for q, v := range b.Scan(from, to) {
-		if len(v) < partBytes {
-			small = append(small, index.Cell{Qualifier: q, Value: v})
+		if len(v) >= partBytes {
+			small = nil // so that cells do not overlap in time
+			continue
 		}
+		small = append(small, index.Cell{Qualifier: q, Value: v})
 	}
 	if len(small) <= MaxParts {
 		return nil, nil
 	}
-	all, err := decodeAll(small)
-	if err != nil {
-		return nil, err
+	var all []posting
+	var err error
+	for _, c := range small {
+		if all, err = decodePart(all, c.Qualifier, c.Value); err != nil {
+			return nil, err
+		}
 	}
 	_, first, _ := firstOf(small[0].Qualifier)
 	d := index.Delta{{Qualifier: small[0].Qualifier, Value: encodeAll(first, all)}}
@@ -352,20 +357,6 @@ func decodePart(all []posting, q, value []byte) ([]posting, error) {
 	}
 	if !ok {
 		return nil, fmt.Errorf("decode keyword: %w", ErrCorrupt)
-	}
-	return all, nil
-}
-
-// decodeAll returns the postings of a keyword's cells, by message.
-func decodeAll(cells []index.Cell) (all []posting, err error) {
-	for _, c := range cells {
-		if all, err = decodePart(all, c.Qualifier, c.Value); err != nil {
-			return nil, err
-		}
-	}
-	// A merge may have left a large cell between small ones.
-	if !slices.IsSortedFunc(all, compare) {
-		slices.SortStableFunc(all, compare)
 	}
 	return all, nil
 }
