@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,8 +39,16 @@ type running struct {
 // start runs the program with args. The test ends it if it has not ended.
 func start(t *testing.T, args ...string) *running {
 	t.Helper()
+	return startBy(t, nil, args...)
+}
+
+// startBy is start by another program, which takes this one and its args as the
+// last of its own.
+func startBy(t *testing.T, by []string, args ...string) *running {
+	t.Helper()
 	dir := t.TempDir()
-	r := &running{t: t, cmd: exec.Command(os.Args[0], args...), log: filepath.Join(dir, "stderr")}
+	argv := slices.Concat(by, []string{os.Args[0]}, args)
+	r := &running{t: t, cmd: exec.Command(argv[0], argv[1:]...), log: filepath.Join(dir, "stderr")}
 	log, err := os.Create(r.log)
 	if err != nil {
 		t.Fatal(err)

@@ -22,16 +22,16 @@ const (
 
 // clients has the client in use.
 type clients struct {
-	cfg  Config
-	gate store.Gate
-	done chan struct{}  // closed by close
-	wg   sync.WaitGroup // what goes on when the call it was for has ended
+	cfg   Config
+	fresh func() gohbase.Client
+	gate  store.Gate
+	done  chan struct{}  // closed by close
+	wg    sync.WaitGroup // what goes on when the call it was for has ended
 
 	mu       sync.Mutex
 	client   gohbase.Client
 	since    time.Time // when it was made
 	failures int       // calls in a row that ended with their deadline
-	replaced int       // clients so far
 }
 
 func (c *clients) open(cfg Config) {
@@ -39,12 +39,13 @@ func (c *clients) open(cfg Config) {
 	c.client, c.since = c.fresh(), time.Now()
 }
 
-func (c *clients) fresh() gohbase.Client {
-	return gohbase.NewClient(c.cfg.Quorum,
+// dial returns a client, which connects when it is used.
+func dial(cfg Config) gohbase.Client {
+	return gohbase.NewClient(cfg.Quorum,
 		gohbase.RpcQueueSize(1), // a lone read would wait for others to join it
-		gohbase.RegionReadTimeout(c.cfg.ReadTimeout),
-		gohbase.RegionLookupTimeout(c.cfg.Timeout),
-		gohbase.ZookeeperTimeout(c.cfg.Timeout),
+		gohbase.RegionReadTimeout(cfg.ReadTimeout),
+		gohbase.RegionLookupTimeout(cfg.Timeout),
+		gohbase.ZookeeperTimeout(cfg.Timeout),
 	)
 }
 
@@ -106,7 +107,6 @@ func (c *clients) ended(client gohbase.Client, err error) {
 	}
 	c.cfg.Log.Warn("HBase client replaced", "table", c.cfg.Table, "calls without answer", c.failures)
 	c.client, c.since, c.failures = c.fresh(), time.Now(), 0
-	c.replaced++
 	// Its calls end within their time-out; closed before, it would fail them.
 	c.wg.Go(func() {
 		select {

@@ -73,6 +73,7 @@ type Store struct {
 // Open connects to a table that is there. It returns within cfg.Timeout.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg.withDefaults(), table: []byte(cfg.Table)}
+	s.clients.fresh = func() gohbase.Client { return dial(s.cfg) }
 	s.clients.open(s.cfg)
 	if _, err := s.Read(ctx, "?"); err != nil {
 		if errors.Is(err, gohbase.TableNotFound) {
@@ -106,6 +107,9 @@ func (s *Store) Put(ctx context.Context, user string, cur, next store.Fence, cel
 		name := familyNames[c.Family]
 		if values[name] == nil {
 			values[name] = map[string][]byte{}
+		}
+		if c.Value == nil {
+			c.Value = []byte{} // nil is no value at all to HBase, which it refuses
 		}
 		values[name][string(c.Qualifier)] = c.Value
 	}

@@ -22,14 +22,26 @@ type Server struct {
 // NewServer returns a server in front of s, which stays the caller's.
 func NewServer(s store.Store) *Server { return &Server{store: s} }
 
+// lastAnswers is how long answers may take to leave once the server ends: those
+// of scans wait for readers who may be slow.
+const lastAnswers = time.Second
+
 // Serve answers on l until ctx ends, and owns l. Then it takes no new calls,
-// ends scans, finishes reads and puts, and returns.
+// finishes reads and puts, ends scans, and returns.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	var calls store.Gate
 	srv := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			if err := calls.Enter(); err != nil {
+				return nil, errorTo(err)
+			}
+			defer calls.Leave()
+			return handler(ctx, req)
+		}),
 		grpc.StreamInterceptor(func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			streamCtx, cancel := context.WithCancel(stream.Context())
 			defer cancel()
@@ -45,7 +57,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("serve rows on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	srv.GracefulStop()
+	left := make(chan struct{})
+	go func() { defer close(left); srv.GracefulStop() }()
+	calls.Close()
+	select {
+	case <-left:
+	case <-time.After(lastAnswers):
+		srv.Stop()
+		<-left
+	}
 	return <-served
 }
 
