@@ -887,3 +887,30 @@ func TestLittleIsRead(t *testing.T) {
 		}
 	}
 }
+
+// TestWalkWhileWritten: a message that comes between pages is not shown on a later one,
+// wherever its time puts it.
+func TestWalkWhileWritten(t *testing.T) {
+	b := newBox(t, None)
+	b.do(t, &action.ThreadCreated{Thread: "t", Folder: action.FolderInbox})
+	send := func(id string, day int) {
+		b.do(t, &action.MessageDelivered{Message: action.Message{Thread: "t", ID: id, Author: ann, Channel: action.ChannelChat, Time: at(day), Body: "news"}})
+	}
+	send("a", 3)
+	send("b", 9)
+	for _, text := range []string{"news", "is:unread"} {
+		q, err := Parse(text, b.words.analyzer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, next, err := q.Run(b.view(t), b.words, 1, nil)
+		if err != nil || len(first) != 1 || first[0].ID != "b" || next == nil {
+			t.Fatalf("%s: first page %v, next %v, %v", text, first, next, err)
+		}
+		send("late-"+text[:2], 1)
+		second, next, err := q.Run(b.view(t), b.words, 2, next)
+		if err != nil || len(second) == 0 || second[0].ID != "a" || slices.ContainsFunc(second, func(m index.Message) bool { return m.ID == "late-"+text[:2] }) {
+			t.Errorf("%s: second page %v, next %v, %v, want a and not the late one", text, second, next, err)
+		}
+	}
+}

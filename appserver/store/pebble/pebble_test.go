@@ -149,6 +149,15 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// quiet keeps Pebble's log out of the figures.
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)  {}
+func (quiet) Errorf(string, ...any) {}
+func (quiet) Fatalf(format string, args ...any) {
+	panic(fmt.Sprintf(format, args...))
+}
+
 // BenchmarkPut puts from 64 goroutines, each to rows of its own: through the store, and
 // the same bytes as a synced batch straight into Pebble.
 func BenchmarkPut(b *testing.B) {
@@ -179,7 +188,7 @@ func BenchmarkPut(b *testing.B) {
 		})
 	})
 	b.Run("raw", func(b *testing.B) {
-		db, err := cockroach.Open(b.TempDir(), &cockroach.Options{MemTableSize: 32 << 20, FormatMajorVersion: cockroach.FormatValueSeparation})
+		db, err := cockroach.Open(b.TempDir(), &cockroach.Options{Logger: quiet{}, MemTableSize: 32 << 20, FormatMajorVersion: cockroach.FormatValueSeparation})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -5,10 +5,9 @@ package storetest
 
 import (
 	"context"
-	"encoding/binary"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,13 +91,9 @@ type rig struct {
 	name   string
 }
 
-// tags are unique among all rigs of the process, and by the time among processes.
-var tags atomic.Uint64
-
-func tag() store.Tag {
-	var t store.Tag
-	binary.BigEndian.PutUint64(t[:], uint64(time.Now().UnixNano()))
-	binary.BigEndian.PutUint64(t[8:], tags.Add(1))
+// tag is one that nothing has had.
+func tag() (t store.Tag) {
+	rand.Read(t[:]) // crypto/rand's: it does not fail
 	return t
 }
 
