@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
@@ -80,6 +81,9 @@ type Server struct {
 	analyzer *search.Analyzer
 	metrics  *metrics
 	tracer   trace.Tracer
+
+	ended   chan struct{} // closed by EndStreams
+	endOnce sync.Once
 }
 
 // New returns a Server. The error is of the configuration.
@@ -100,7 +104,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Tracer == nil {
 		cfg.Tracer = noop.NewTracerProvider().Tracer("")
 	}
-	s := &Server{cfg: cfg, tracer: cfg.Tracer}
+	s := &Server{cfg: cfg, tracer: cfg.Tracer, ended: make(chan struct{})}
 	cfg.Mailboxes.Deliver = s.deliverEntry
 	cfg.Mailboxes.Delivers = func(p action.Participant) bool { return p.User != "" }
 	cfg.Mailboxes.MaxBody = cfg.Limits.Body
@@ -119,6 +123,10 @@ func New(cfg Config) (*Server, error) {
 // Run serves until ctx ends, and returns when mailboxes have been written and nothing
 // is under way. The gRPC server is to be stopped before.
 func (s *Server) Run(ctx context.Context) error { return s.pool.Run(ctx) }
+
+// EndStreams ends all streams under way, and those that begin after it, with
+// UNAVAILABLE, so that their readers go elsewhere.
+func (s *Server) EndStreams() { s.endOnce.Do(func() { close(s.ended) }) }
 
 // Register adds the services to a gRPC server that was made with Options.
 func (s *Server) Register(g *grpc.Server) {

@@ -3,6 +3,7 @@ package appserver
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/action"
@@ -284,7 +285,18 @@ func (s *Server) Watch(r *messagesv1.WatchRequest, stream messagesv1.Messages_Wa
 	if err != nil {
 		return err
 	}
-	err = s.pool.Watch(stream.Context(), u, r.After, func(sequence uint64) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	var moved atomic.Bool
+	go func() {
+		select {
+		case <-s.ended:
+			moved.Store(true)
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err = s.pool.Watch(ctx, u, r.After, func(sequence uint64) error {
 		at, _ := action.TimeOf(s.now())
 		return stream.Send(&messagesv1.WatchResponse{Sequence: sequence, LogTime: toTime(at), Event: &messagesv1.WatchResponse_Started_{Started: &messagesv1.WatchResponse_Started{}}})
 	}, func(a action.Action) error {
@@ -294,7 +306,10 @@ func (s *Server) Watch(r *messagesv1.WatchRequest, stream messagesv1.Messages_Wa
 		}
 		return stream.Send(event)
 	})
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case moved.Load():
+		return grpcError(mailbox.ErrClosed, "")
+	case errors.Is(err, context.Canceled):
 		return nil // the reader has left
 	}
 	return grpcError(err, "")
