@@ -66,18 +66,14 @@ func (s *Server) change(v index.View, r *messagesv1.UpdateRequest) ([]action.Do,
 }
 
 func tagsAfter(have []string, c *messagesv1.Change) int {
-	n := len(have)
-	for _, t := range c.GetAddTags() {
-		if !slices.Contains(have, t) {
-			n++
-		}
+	tags := map[string]bool{}
+	for _, t := range slices.Concat(have, c.GetAddTags()) {
+		tags[t] = true
 	}
 	for _, t := range c.GetRemoveTags() {
-		if slices.Contains(have, t) {
-			n--
-		}
+		delete(tags, t)
 	}
-	return n
+	return len(tags)
 }
 
 // target returns a thread and those of its messages that are named. NOT_FOUND if one

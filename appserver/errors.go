@@ -68,6 +68,8 @@ func grpcError(err error, key string) error {
 		return invalid("after", "beyond the log's end")
 	case errors.Is(err, action.ErrBodyTooLarge):
 		return invalid("body", "too large for the log; it belongs in the blob store")
+	case errors.Is(err, action.ErrInvalid):
+		return invalid("request", "the log does not take what it means")
 	case errors.Is(err, mailbox.ErrCorrupt):
 		return status.Error(codes.DataLoss, "the mailbox cannot be read by this server")
 	case errors.Is(err, context.Canceled):

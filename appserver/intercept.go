@@ -2,11 +2,13 @@ package appserver
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -93,10 +95,17 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 		s.metrics.shed.WithLabelValues("in_flight").Inc()
 		return nil, shed("too many calls under way, nothing was done", 100*time.Millisecond)
 	}
-	ctx, span := s.tracer.Start(ctx, method)
+	ctx, span := s.tracer.Start(traced(ctx), method)
 	defer span.End()
 	_ = grpc.SetHeader(ctx, metadata.Pairs("x-served-by", s.cfg.Name)) // fails where there is no connection
 	return s.hooked(ctx, method, request, handler, s.cfg.Hooks)
+}
+
+// traced is ctx with the trace that the call is part of, if its metadata names one.
+func traced(ctx context.Context) context.Context {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(http.Header{
+		"Traceparent": md.Get("traceparent"), "Tracestate": md.Get("tracestate")}))
 }
 
 func (s *Server) hooked(ctx context.Context, method string, request any, handler grpc.UnaryHandler, hooks []Hook) (any, error) {

@@ -3,7 +3,10 @@ package appserver
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/action"
@@ -38,7 +41,9 @@ func (s *Server) ListThreads(ctx context.Context, r *messagesv1.ListThreadsReque
 	var bodies []uint64
 	err = s.read(ctx, u, "list", func(m *mailbox.State) error {
 		if len(r.GetKeywords()) > 0 {
-			if f.Within, err = search.Threads(m.View, m.Words, s.analyzer, r.GetKeywords()); err != nil {
+			if f.Within, err = search.Threads(m.View, m.Words, s.analyzer, r.GetKeywords()); errors.Is(err, search.ErrQuery) {
+				return invalid("keywords", "%v", err)
+			} else if err != nil {
 				return err
 			}
 		}
@@ -46,17 +51,24 @@ func (s *Server) ListThreads(ctx context.Context, r *messagesv1.ListThreadsReque
 		if err != nil {
 			return err
 		}
-		a.Version, a.NextPageToken = m.View.Version().Sequence, token(u, r, next)
+		a.Version, a.Threads, bodies = m.View.Version().Sequence, nil, nil
+		size := 0
 		for i := range threads {
 			t, newest, err := toThread(m.View, u, &threads[i])
 			if err != nil {
 				return err
+			}
+			if size += proto.Size(t); i > 0 && size > maxPage {
+				last := threads[i-1]
+				next = &index.Cursor{Time: last.Newest, Thread: last.ID, Version: began(from, a.Version)}
+				break
 			}
 			if newest != nil && !newest.Whole {
 				bodies = append(bodies, newest.Sequence)
 			}
 			a.Threads = append(a.Threads, t)
 		}
+		a.NextPageToken = token(u, r, next)
 		return nil
 	})
 	if err != nil {
@@ -67,6 +79,14 @@ func (s *Server) ListThreads(ctx context.Context, r *messagesv1.ListThreadsReque
 		s.pool.Preload(u, bodies)
 	}
 	return a, nil
+}
+
+// began is the version of the mailbox when a walk began of which a page shows version.
+func began(from *index.Cursor, version uint64) uint64 {
+	if from != nil {
+		return from.Version
+	}
+	return version
 }
 
 // toThread is a thread as u's copy has it, and the entity of its newest message.
@@ -129,14 +149,9 @@ func (s *Server) GetThread(ctx context.Context, r *messagesv1.GetThreadRequest) 
 	size := 0
 	for i := range page {
 		m := bodies[i]
-		size += len(m.GetBody()) + 200
-		if i > 0 && size > maxPage {
+		if size += proto.Size(m); i > 0 && size > maxPage {
 			last := page[i-1]
-			started := a.Version
-			if from != nil {
-				started = from.Version
-			}
-			next = &index.Cursor{Time: last.Time, Sequence: last.Sequence, Version: started}
+			next = &index.Cursor{Time: last.Time, Sequence: last.Sequence, Version: began(from, a.Version)}
 			break
 		}
 		a.Messages = append(a.Messages, m)
@@ -286,16 +301,18 @@ func (s *Server) Watch(r *messagesv1.WatchRequest, stream messagesv1.Messages_Wa
 		return err
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
 	var moved atomic.Bool
-	go func() {
+	var ending sync.WaitGroup
+	defer ending.Wait()
+	defer cancel()
+	ending.Go(func() {
 		select {
 		case <-s.ended:
 			moved.Store(true)
 			cancel()
 		case <-ctx.Done():
 		}
-	}()
+	})
 	err = s.pool.Watch(ctx, u, r.After, func(sequence uint64) error {
 		at, _ := action.TimeOf(s.now())
 		return stream.Send(&messagesv1.WatchResponse{Sequence: sequence, LogTime: toTime(at), Event: &messagesv1.WatchResponse_Started_{Started: &messagesv1.WatchResponse_Started{}}})

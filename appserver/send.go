@@ -2,6 +2,7 @@ package appserver
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -10,6 +11,7 @@ import (
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/action"
 	"darklaunch/appserver/index"
+	"darklaunch/appserver/mailbox"
 )
 
 // Send implements messages.v1.Messages.
@@ -48,7 +50,11 @@ func (s *Server) delivered(ctx context.Context, u action.User, sequence uint64, 
 	ctx, span := s.tracer.Start(ctx, "delivered")
 	defer span.End()
 	defer s.metrics.stage("delivered")()
-	return grpcError(s.pool.Delivered(ctx, u, sequence), key)
+	if err := s.pool.Delivered(ctx, u, sequence); err != nil {
+		// The message was sent; what is not known is whether it is delivered.
+		return grpcError(fmt.Errorf("%w: %w", mailbox.ErrUnknown, err), key)
+	}
+	return nil
 }
 
 // draft is a message that is being sent.
@@ -202,9 +208,9 @@ func (s *Server) Deliver(ctx context.Context, r *messagesv1.DeliverRequest) (*me
 
 func (s *Server) deliver(ctx context.Context, u action.User, r *messagesv1.DeliverRequest) (*messagesv1.DeliverResponse, error) {
 	d := &arrival{r: r, user: u}
-	// The members that come with a message may be more on a later attempt: the key says
-	// what is delivered.
-	request := action.DigestOf([]byte(r.GetThreadId() + "\x00" + r.GetMessage().GetMessageId()))
+	// The key alone says what is delivered: the members that come with a message may be
+	// more on a later attempt, and whoever has a message of this id has it.
+	request := action.DigestOf([]byte(r.GetIdempotencyKey()))
 	channel := action.ChannelMessage
 	if r.GetMessage() != nil {
 		channel = channelOf(r.GetMessage().GetChannel())

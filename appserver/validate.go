@@ -13,6 +13,7 @@ import (
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/action"
+	"darklaunch/appserver/search"
 )
 
 // Limits bound what one request may hold. Zero fields are the defaults of
@@ -29,8 +30,6 @@ type Limits struct {
 	Authors         int // of a filter; 16
 	Keywords        int // of a filter; 16
 	KeywordBytes    int // of one keyword; 64
-	QueryBytes      int // of a search; 1 KiB
-	QueryTerms      int // of a search; 32
 	PageSize        int // the most things on a page; 100
 	DefaultPageSize int // what page_size 0 means; 20
 }
@@ -42,7 +41,7 @@ func (l Limits) withDefaults() Limits {
 	}{
 		{&l.Body, 64 << 10}, {&l.Subject, 1 << 10}, {&l.Recipients, 100}, {&l.Members, 250}, {&l.Attachments, 25},
 		{&l.Tags, 32}, {&l.TagBytes, 64}, {&l.MessageIDs, 100}, {&l.Authors, 16}, {&l.Keywords, 16}, {&l.KeywordBytes, 64},
-		{&l.QueryBytes, 1 << 10}, {&l.QueryTerms, 32}, {&l.PageSize, 100}, {&l.DefaultPageSize, 20},
+		{&l.PageSize, 100}, {&l.DefaultPageSize, 20},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value
@@ -260,7 +259,7 @@ func (l Limits) getThread(r *messagesv1.GetThreadRequest) error {
 
 func (l Limits) search(r *messagesv1.SearchRequest) error {
 	var v violations
-	v.check(r.GetQuery() != "" && len(r.GetQuery()) <= l.QueryBytes && utf8.ValidString(r.GetQuery()), "query", "want 1 to %d bytes of UTF-8", l.QueryBytes)
+	v.check(r.GetQuery() != "" && len(r.GetQuery()) <= search.MaxQuery && text(r.GetQuery()), "query", "want 1 to %d bytes of UTF-8 without NUL", search.MaxQuery)
 	v.page(r.GetPageSize())
 	return v.err()
 }

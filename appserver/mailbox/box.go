@@ -57,9 +57,16 @@ func newBox(p *Pool, u action.User) *box {
 }
 
 // read calls f with what is durable.
-func (b *box) read(f func(*State) error) error {
+func (b *box) read(f func(*State) error) (err error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
+	defer func() {
+		// As for what is written: metadata that make a reader panic are one user's.
+		if v := recover(); v != nil {
+			b.p.cfg.Log.Error("mailbox cannot be read after a panic", "user", b.user, "panic", v)
+			err = fmt.Errorf("mailbox of %s: %w: %v", b.user, ErrCorrupt, v)
+		}
+	}()
 	if b.gone != nil {
 		return errGone
 	}
@@ -153,7 +160,7 @@ func (b *box) retire() (fence.Owner, bool) {
 // size is about how much memory the box takes. The caller holds b.mu.
 func (b *box) size() int64 {
 	const overhead = 4 << 10
-	return overhead + int64(b.cells.Bytes()+b.words.Bytes()+b.meta.Bytes()+b.keys.Bytes()) + b.log.bytes
+	return overhead + int64(b.cells.Bytes()+b.words.Bytes()+b.meta.Bytes()+b.keys.Bytes()) + b.log.size()
 }
 
 // Mutation is something to be done to a mailbox.
@@ -188,6 +195,14 @@ type mutation struct {
 	once sync.Once
 	res  Done
 	err  error
+
+	refused bool // by what the mailbox was; set before done is closed
+}
+
+// refuse ends a mutation that the mailbox as it is does not allow.
+func (m *mutation) refuse(err error) {
+	m.refused = true
+	m.finish(Done{}, err)
 }
 
 func (m *mutation) finish(d Done, err error) {
@@ -236,6 +251,12 @@ func (b *box) mutate(ctx context.Context, m Mutation) (Done, error) {
 		case <-w.done:
 		default:
 			return Done{}, fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+		}
+	}
+	if w.refused && b.p.cfg.Strict() {
+		// A refusal tells what the mailbox is, as a read does.
+		if err := b.confirm(ctx); err != nil {
+			return Done{}, err
 		}
 	}
 	return w.res, w.err
@@ -346,6 +367,12 @@ func (r *recent) add(a action.Action) {
 	}
 }
 
+func (r *recent) size() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes
+}
+
 func (r *recent) get(seq uint64) (action.Action, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -374,6 +401,7 @@ func (b *box) fetch(ctx context.Context, sequences []uint64, found map[uint64]ac
 		}
 	}
 	slices.Sort(missing)
+	read := len(missing) > 0
 	for len(missing) > 0 {
 		n := 1
 		for n < len(missing) && missing[n]-missing[n-1] <= near {
@@ -394,21 +422,37 @@ func (b *box) fetch(ctx context.Context, sequences []uint64, found map[uint64]ac
 		}
 		missing = missing[n:]
 	}
+	if read {
+		b.mu.RLock()
+		size := b.size()
+		b.mu.RUnlock()
+		b.p.grew(b, size)
+	}
 	return nil
 }
 
+// maxPreloads bounds the preloads under way.
+const maxPreloads = 64
+
 // Preload reads actions of u's log into memory, if they are not there, so that the
-// next reads of them need no store. Nobody waits for it, and nobody hears if it fails.
+// next reads of them need no store. Nobody waits for it, and nobody hears if it fails,
+// or if it is not begun because too many are under way.
 func (p *Pool) Preload(u action.User, sequences []uint64) {
 	if len(sequences) == 0 {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.closed || p.preloads >= maxPreloads {
 		return
 	}
+	p.preloads++
 	p.wg.Go(func() {
+		defer func() {
+			p.mu.Lock()
+			p.preloads--
+			p.mu.Unlock()
+		}()
 		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.StoreTimeout)
 		defer cancel()
 		if _, err := p.Actions(ctx, u, sequences); err != nil {

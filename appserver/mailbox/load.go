@@ -35,8 +35,10 @@ func (b *box) load(owner fence.Owner) {
 		close(b.loaded)
 		return
 	}
+	b.mu.Lock()
 	size := b.size()
-	b.deliver() // nobody else has the box yet
+	b.deliver() // whose goroutines have the box from here on
+	b.mu.Unlock()
 	close(b.loaded)
 	b.p.grew(b, size)
 }
@@ -147,6 +149,7 @@ func (b *box) settle(ctx context.Context, owner *fence.Owner, w fence.Write, cel
 // fill reads the row and folds what its metadata lags behind. It reports false if
 // the row is another's by now.
 func (b *box) fill(ctx context.Context, owner *fence.Owner) (whole bool, err error) {
+	b.repair, b.log = nil, newRecent() // of an attempt before, which another server ended
 	// The log is read from its end back, as far as metadata may lag: mostly all that
 	// is to be replayed comes with the rest.
 	first := uint64(1)

@@ -159,6 +159,8 @@ type Pool struct {
 	owned  *simplelru.LRU[action.User, fence.Owner] // rows of mailboxes no longer in memory
 	bytes  int64                                    // of boxes
 	closed bool
+
+	preloads int // under way
 }
 
 // maxOwned bounds the rows that the pool remembers owning, some 200 bytes each.
@@ -242,7 +244,11 @@ func (p *Pool) redeliver() {
 			if len(row.Of(store.Outbox)) == 0 || row.Fence.Flags&store.Sealed != 0 {
 				continue
 			}
-			if err := p.Read(p.ctx, action.User(row.User), func(*State) error { return nil }); err != nil && p.ctx.Err() == nil {
+			err := p.Read(p.ctx, action.User(row.User), func(*State) error { return nil })
+			if errors.Is(err, ErrClosed) {
+				return
+			}
+			if err != nil && p.ctx.Err() == nil {
 				p.cfg.Log.Warn("outbox cannot be delivered", "user", row.User, "err", err)
 			}
 		}

@@ -43,6 +43,11 @@ func (w *watcher) tell(actions []action.Action) {
 // is where to resume. ErrBeyond.
 func (p *Pool) Watch(ctx context.Context, u action.User, after *uint64, started func(uint64) error, event func(action.Action) error) error {
 	return p.with(ctx, u, func(b *box) error {
+		if p.cfg.Strict() {
+			if err := b.confirm(ctx); err != nil {
+				return err
+			}
+		}
 		w := &watcher{actions: make(chan action.Action, maxLate), ended: make(chan struct{})}
 		b.mu.Lock()
 		if b.gone != nil {

@@ -37,12 +37,13 @@ func (b *box) writeOne() (more bool) {
 	ops := b.queue[:n:n]
 	b.queue = b.queue[n:]
 	b.mu.Unlock()
+	fate := ErrCorrupt
 	defer func() {
 		// A mailbox that makes the fold panic is that user's misfortune alone.
 		if v := recover(); v != nil {
 			b.p.cfg.Log.Error("mailbox dropped after a panic", "user", b.user, "panic", v)
 			for _, m := range ops {
-				m.finish(Done{}, fmt.Errorf("mailbox of %s: %w: %v", b.user, ErrCorrupt, v))
+				m.finish(Done{}, fmt.Errorf("mailbox of %s: %w: %v", b.user, fate, v))
 			}
 			b.drop(ErrCorrupt)
 			more = true // to leave as one does
@@ -51,6 +52,7 @@ func (b *box) writeOne() (more bool) {
 	c := b.decide(ops)
 	b.flush(c)
 	if len(c.cells) > 0 || len(c.actions) > 0 {
+		fate = ErrUnknown
 		b.put(c)
 	} else {
 		c.answer(nil)
@@ -139,7 +141,7 @@ func (b *box) decideOne(c *commit, ahead *index.Batch, m *mutation) error {
 	first := ahead.Version().Sequence + 1
 	todo, err := m.Decide(view, first, at)
 	if err != nil {
-		m.finish(Done{}, err)
+		m.refuse(err)
 		return nil
 	}
 	var actions []action.Action
@@ -179,7 +181,7 @@ func (b *box) decideOne(c *commit, ahead *index.Batch, m *mutation) error {
 // hand.
 func (b *box) repeat(c *commit, m *mutation, seen index.Receipt) {
 	if seen.Request != m.Request {
-		m.finish(Done{}, fmt.Errorf("mailbox of %s: %w", b.user, ErrKeyReused))
+		m.refuse(fmt.Errorf("mailbox of %s: %w", b.user, ErrKeyReused))
 		return
 	}
 	for _, a := range c.actions {
@@ -297,7 +299,14 @@ func (b *box) put(c *commit) {
 
 // won makes what a put has written what the mailbox is.
 func (b *box) won(c *commit) {
+	b.p.grew(b, b.apply(c))
+	c.answer(nil)
+}
+
+// apply folds what was written, and returns the box's size then.
+func (b *box) apply(c *commit) int64 {
 	b.mu.Lock()
+	defer b.mu.Unlock() // also where a fold panics
 	b.held, b.next = b.owner.Held(), store.Fence{}
 	b.repair = b.repair[c.repaired:]
 	if c.flushed {
@@ -323,10 +332,7 @@ func (b *box) won(c *commit) {
 	for w := range b.watchers {
 		w.tell(c.actions)
 	}
-	size := b.size()
-	b.mu.Unlock()
-	b.p.grew(b, size)
-	c.answer(nil)
+	return b.size()
 }
 
 // batches returns empty ones in front of what the store has.
