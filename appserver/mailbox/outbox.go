@@ -44,7 +44,6 @@ func (o *outbox) add(p *Pool, e action.Entry) {
 	o.metrics.entries.Inc()
 }
 
-func (o *outbox) due() bool  { return len(o.entries) > 0 }
 func (o *outbox) busy() bool { return len(o.active) > 0 }
 
 // stale reports whether cells of the row are to be removed.
