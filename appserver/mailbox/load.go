@@ -108,7 +108,7 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 				return fmt.Errorf("claim: %w", err)
 			}
 		case fence.NotWritten:
-			return fmt.Errorf("claim: %w", err)
+			return fmt.Errorf("claim: %w: %w", ErrOverloaded, err)
 		default:
 			return fmt.Errorf("claim: %w", err)
 		}

@@ -159,7 +159,7 @@ func TestServerKilled(t *testing.T) {
 	const senders, each = 4, 60
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	var killed atomic.Bool // as often as is meant: until then there is load
+	var killed atomic.Bool              // as often as is meant: until then there is load
 	acknowledged := map[string]string{} // key to message
 	count := func() int { mu.Lock(); defer mu.Unlock(); return len(acknowledged) }
 	for s := range senders {
