@@ -22,8 +22,8 @@ func newTag() (t store.Tag) {
 
 // load fills the box. owner is the hold on the row from before, if there is one. All
 // who wait for the mailbox wait for this, so that it has a limit of its own.
-func (b *box) load(owner fence.Owner) {
-	ctx, cancel := context.WithTimeout(b.p.ctx, b.p.cfg.StoreTimeout)
+func (b *box) load(ctx context.Context, owner fence.Owner) {
+	ctx, cancel := context.WithTimeout(ctx, b.p.cfg.StoreTimeout)
 	defer cancel()
 	result, err := b.tryLoad(ctx, owner)
 	b.p.metrics.loads.WithLabelValues(result).Inc()

@@ -33,6 +33,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"darklaunch/appserver/action"
 	"darklaunch/appserver/fence"
@@ -319,7 +320,8 @@ func (p *Pool) get(ctx context.Context, u action.User) (*box, error) {
 		p.boxes.Add(u, b)
 		owner, _ := p.owned.Peek(u)
 		p.owned.Remove(u)
-		p.wg.Go(func() { b.load(owner) })
+		traced := inTrace(p.ctx, ctx)
+		p.wg.Go(func() { b.load(traced, owner) })
 	}
 	b.pins++
 	p.mu.Unlock()
@@ -390,6 +392,11 @@ func (p *Pool) forget(b *box) {
 		p.bytes -= b.bytes
 		p.metrics.size.Set(float64(p.bytes))
 	}
+}
+
+// inTrace is ctx in the trace of a call, for what is done on its behalf and outlives it.
+func inTrace(ctx, call context.Context) context.Context {
+	return trace.ContextWithSpanContext(ctx, trace.SpanContextFromContext(call))
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

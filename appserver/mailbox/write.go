@@ -262,7 +262,11 @@ func flushed(cells *index.Cells) uint64 {
 // put makes the put, and does what its outcome calls for.
 func (b *box) put(c *commit) {
 	// What has been begun is finished, whoever has stopped waiting for it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.p.ctx), b.p.cfg.StoreTimeout)
+	ctx := context.WithoutCancel(b.p.ctx)
+	if len(c.waiting) > 0 { // of those whose put it is, the first has it in its trace
+		ctx = inTrace(ctx, c.waiting[0].ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.p.cfg.StoreTimeout)
 	defer cancel()
 	b.mu.Lock()
 	w := b.owner.Commit(uint64(len(c.actions)), newTag())
