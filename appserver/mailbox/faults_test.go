@@ -164,3 +164,49 @@ func TestReadBodiesAreAccounted(t *testing.T) {
 		t.Errorf("got %.0f bytes more after nine bodies of 10 KiB were read", grown)
 	}
 }
+
+// TestPreload: what was preloaded needs no store. Row E70.
+func TestPreload(t *testing.T) {
+	s := &memstore.Store{}
+	p, stop := start(t, Config{Store: s, FlushActions: 1})
+	for i := range 20 {
+		if _, err := p.Mutate(t.Context(), "ann", note("ann", fmt.Sprint(i), fmt.Sprint("body ", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	var cut atomic.Bool
+	again := &memstore.Store{Faults: func(op memstore.Op, _ string) memstore.Fault {
+		return memstore.Fault{Before: cut.Load() && op == memstore.OpRead}
+	}}
+	copyRow(t, s, again, "ann")
+	p, _ = start(t, Config{Store: again, FlushActions: 1})
+	if _, _, err := bodies(t.Context(), p, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	p.Preload("ann", []uint64{2, 3})
+	for under := 1; under > 0 && t.Context().Err() == nil; {
+		p.mu.Lock()
+		under = p.preloads
+		p.mu.Unlock()
+	}
+	cut.Store(true)
+	if found, err := p.Actions(t.Context(), "ann", []uint64{2, 3}); err != nil || len(found) != 2 {
+		t.Errorf("got %v, %v, want what was preloaded", found, err)
+	}
+	if _, err := p.Actions(t.Context(), "ann", []uint64{7}); err == nil {
+		t.Error("what was not preloaded was in memory too: this shows nothing")
+	}
+}
+
+func copyRow(t *testing.T, from, to store.Store, user string) {
+	t.Helper()
+	row, whole, err := store.ReadAll(t.Context(), from, user,
+		store.Span{Family: store.Actions}, store.Span{Family: store.Metadata}, store.Span{Family: store.Keywords}, store.Span{Family: store.Outbox})
+	if err != nil || !whole {
+		t.Fatal(whole, err)
+	}
+	if err := to.Put(t.Context(), user, store.Fence{}, row.Fence, row.Cells); err != nil {
+		t.Fatal(err)
+	}
+}
