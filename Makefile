@@ -29,6 +29,11 @@ bin/testenv:
 test: setup check ## everything, the real servers too
 	bin/testenv run -- $(GO) test -timeout 20m ./...
 
+.PHONY: chaos
+chaos: setup ## many more schedules of faults on mailboxes, simulated and on real stores; minutes
+	$(GO) test ./appserver/mailbox -run TestSchedules -schedules 10000 -timeout 30m -v
+	bin/testenv run -- $(GO) test ./cmd/darklaunch -run 'TestInvariants|TestServerKilled|TestRowStore' -count 5 -timeout 60m -v
+
 .PHONY: bench
 bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on two idle cores
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/mirror
@@ -36,6 +41,8 @@ bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on t
 	$(GO) test -run TestStallInRealTime -v ./loadgen/engine -full
 	$(GO) test -run '^$$' -bench Lag -benchtime 150x -count 5 ./loadgen/engine
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
+	$(GO) test -run '^$$' -bench Appserver -benchtime 1x ./cmd/darklaunch
+	bin/testenv run -- $(GO) test -run '^$$' -bench Put -benchtime 5000x ./appserver/store/hbase
 
 .PHONY: check
 check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers
