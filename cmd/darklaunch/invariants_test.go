@@ -29,6 +29,7 @@ import (
 	"darklaunch/appserver/mailbox"
 	"darklaunch/appserver/store"
 	"darklaunch/appserver/store/hbase"
+	"darklaunch/appserver/store/memstore"
 	"darklaunch/appserver/store/rows"
 	"darklaunch/internal/faultnet"
 	testhbase "darklaunch/internal/testenv/hbase"
@@ -45,7 +46,7 @@ import (
 //	A7   a row is written as a whole         wholeFaults, while it goes on
 //	A8   recipients get a message once       onceFaults
 //	A9   a store that refuses, no ack        TestInvariantsOnRows
-//	A14  metadata equal the log              mailbox.Check
+//	A14  metadata equal the log              mailbox.Check; TestCheckFindsPlantedFault
 
 // append is a message sent to oneself; its answer is the version. look is a read of
 // all, whose answer is the version and the bodies by sequence.
@@ -752,5 +753,41 @@ func TestInvariantChecks(t *testing.T) {
 	}
 	if faults := onceFaults([]string{"a", "b"}, []string{"b", "a"}); len(faults) > 0 {
 		t.Errorf("once: %q", faults)
+	}
+}
+
+// TestCheckFindsPlantedFault: a cell of metadata, of keywords or of the log that no
+// server wrote there is told by check.
+func TestCheckFindsPlantedFault(t *testing.T) {
+	for _, family := range []store.Family{store.Metadata, store.Keywords, store.Actions} {
+		s := &memstore.Store{}
+		w := &world{t: t}
+		c := w.serve(s, prometheus.NewRegistry())
+		if _, err := c.Send(client.As(t.Context(), "ann"), &messagesv1.SendRequest{IdempotencyKey: "1", Recipients: named("ann"), Body: "hello there"}); err != nil {
+			t.Fatal(err)
+		}
+		var row store.Row
+		waitFor(t, "metadata in the store", func() (whole bool) {
+			var err error
+			row, whole, err = store.ReadAll(t.Context(), s, "ann",
+				store.Span{Family: store.Actions}, store.Span{Family: store.Metadata}, store.Span{Family: store.Keywords})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return whole && len(row.Of(store.Metadata)) > 0 // after which nothing is put any more
+		})
+		if _, err := mailbox.Check(t.Context(), s, "ann", ""); err != nil {
+			t.Fatalf("before the fault: %v", err)
+		}
+		cell := row.Of(family)[len(row.Of(family))-1]
+		next := row.Fence
+		next.Tag[0]++
+		planted := store.Cell{Family: family, Qualifier: cell.Qualifier, Value: append(slices.Clone(cell.Value), 1)}
+		if err := s.Put(t.Context(), "ann", row.Fence, next, []store.Cell{planted}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := mailbox.Check(t.Context(), s, "ann", ""); err == nil {
+			t.Errorf("%v: nothing was found", family)
+		}
 	}
 }

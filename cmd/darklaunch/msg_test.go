@@ -14,6 +14,7 @@ import (
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/client"
+	testhbase "darklaunch/internal/testenv/hbase"
 )
 
 // startServer runs an application server on a store.
@@ -134,6 +135,27 @@ func TestMsg(t *testing.T) {
 		t.Errorf("drained: got %d, want %d; stderr: %s", code, exitDone, stderr)
 	}
 	wantChecked(t, "pebble:"+dir, 3)
+}
+
+// TestMsgOnHBase makes a table, serves it and uses a mailbox, by the program alone.
+func TestMsgOnHBase(t *testing.T) {
+	srv := testhbase.Standalone(t, testhbase.Shared)
+	place := fmt.Sprintf("hbase:%s/msg-%d", srv.Quorum, time.Now().UnixNano())
+	if code, _, stderr := start(t, "appserver", "serve", "--listen", "127.0.0.1:0", "--store", place).end(); code != exitCouldNotRun || !strings.Contains(stderr, "appserver init") {
+		t.Errorf("without a table: got %d, %q, want %d and how to make it", code, stderr, exitCouldNotRun)
+	}
+	if code, _, stderr := start(t, "appserver", "init", "--store", place, "--regions", "2").end(); code != exitDone {
+		t.Fatalf("init: got %d; stderr: %s", code, stderr)
+	}
+	server, addr := startServer(t, "127.0.0.1:0", place, "--reads", "strict")
+	sent := msg(t, addr, "ann", "send", "--to", "bob", "--subject", "Lunch", "--body", "At noon?", "--wait", "delivered")
+	wantColumn(t, "bob's threads", msg(t, addr, "bob", "list"), "thread", column(sent, "thread"))
+	wantColumn(t, "noon", msg(t, addr, "bob", "search", "--query", "noon"), "id", column(sent, "id"))
+	server.signal(syscall.SIGTERM)
+	if code, _, stderr := server.end(); code != exitDone {
+		t.Errorf("drained: got %d, want %d; stderr: %s", code, exitDone, stderr)
+	}
+	wantChecked(t, place, 2)
 }
 
 // wantChecked runs appserver check.
