@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,10 +20,10 @@ import (
 // fake is a client that does nothing but close.
 type fake struct {
 	gohbase.Client
-	closed bool
+	closed atomic.Bool
 }
 
-func (f *fake) Close() { f.closed = true }
+func (f *fake) Close() { f.closed.Store(true) }
 
 // pool is one of fakes.
 func pool() (*clients, *[]*fake) {
@@ -63,16 +64,16 @@ func TestReplaced(t *testing.T) {
 			}
 			do(t.Context(), c, stuck)
 		}
-		if len(*made) != 2 || (*made)[0].closed {
-			t.Errorf("after %d calls without answer: %d clients made, want 2; the first closed: %v", stuckAfter, len(*made), (*made)[0].closed)
+		if len(*made) != 2 || (*made)[0].closed.Load() {
+			t.Errorf("after %d calls without answer: %d clients made, want 2; the first closed: %v", stuckAfter, len(*made), (*made)[0].closed.Load())
 		}
 		time.Sleep(c.cfg.Timeout + 1)
 		synctest.Wait()
-		if !(*made)[0].closed {
+		if !(*made)[0].closed.Load() {
 			t.Error("the old client is not closed")
 		}
 		c.close()
-		if !(*made)[1].closed {
+		if !(*made)[1].closed.Load() {
 			t.Error("the client in use is not closed")
 		}
 		if _, err := do(t.Context(), c, ok); !errors.Is(err, store.ErrClosed) {
