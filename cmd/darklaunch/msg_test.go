@@ -171,6 +171,9 @@ func wantChecked(t *testing.T, store string, users int) {
 // TestServerKilled kills the server under load again and again: whoever waited goes
 // on with the next one, nothing acknowledged is lost and nothing is twice. A2, A3.
 func TestServerKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: runs for seconds")
+	}
 	dir := t.TempDir()
 	server, addr := startServer(t, "127.0.0.1:0", "pebble:"+dir)
 	c, err := client.New(addr, client.Config{Timeout: time.Minute})
