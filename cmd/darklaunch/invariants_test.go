@@ -659,9 +659,13 @@ func TestInvariantsOnRows(t *testing.T) {
 	full := func() {
 		again("--min-free", "1000000GiB")
 		for i := range 5 {
-			ctx, cancel := context.WithTimeout(client.As(t.Context(), "fay"), 20*time.Second)
-			_, err := w.clients[i%2].Send(ctx, &messagesv1.SendRequest{IdempotencyKey: fmt.Sprint(i), Recipients: named("fay"), Body: "x"})
-			cancel()
+			var err error
+			waitFor(t, "the full store to answer", func() bool {
+				ctx, cancel := context.WithTimeout(client.As(t.Context(), "fay"), 20*time.Second)
+				defer cancel()
+				_, err = w.clients[i%2].Send(ctx, &messagesv1.SendRequest{IdempotencyKey: fmt.Sprint(i), Recipients: named("fay"), Body: "x"})
+				return status.Code(err) != codes.Unavailable && status.Code(err) != codes.DeadlineExceeded
+			})
 			if status.Code(err) != codes.ResourceExhausted {
 				t.Errorf("a message while the store was full: got %v, want it refused", err)
 			}
