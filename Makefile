@@ -29,6 +29,11 @@ bin/testenv:
 test: setup check ## everything, the real servers too
 	bin/testenv run -- $(GO) test -timeout 20m ./...
 
+.PHONY: chaos
+chaos: setup ## many more schedules of faults on mailboxes, simulated and on real stores; minutes
+	$(GO) test ./appserver/mailbox -run TestSchedules -schedules 10000 -timeout 30m -v
+	bin/testenv run -- $(GO) test ./cmd/darklaunch -run 'TestInvariants|TestServerKilled|TestRowStore' -count 5 -timeout 60m -v
+
 .PHONY: bench
 bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on two idle cores
 	VERDICT_SIMULATIONS=full $(GO) test -v -count 1 -timeout 30m -run 'AtTheMargin|Power|Errors|ErrorRate|Gate|Pooled|Holm' ./verdict/judge
@@ -41,6 +46,8 @@ bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on t
 	$(GO) test -run '^$$' -bench WrongField -benchtime 1x -v ./verdict/noise
 	DARKLAUNCH_FULL=1 $(GO) test -run 'TestSampledUsers|TestBlackHole' -v -timeout 30m ./mirror # ten minutes of one mirror
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/gate
+	$(GO) test -run '^$$' -bench Appserver -benchtime 1x ./cmd/darklaunch
+	bin/testenv run -- $(GO) test -run '^$$' -bench Put -benchtime 5000x ./appserver/store/hbase
 
 .PHONY: check
 check: fmt vet tidy generated ## format, vet, lint, import rules, short tests with the race detector; no servers

@@ -67,7 +67,19 @@ var builtins = map[string]struct {
 	"channel": {piece: func(dst []byte, e *env) []byte { return append(dst, e.s.channelAs[e.draft.Channel]...) }, drafts: true},
 	"text":    {piece: func(dst []byte, e *env) []byte { return population.AppendText(dst, e.draft.Body, e.rand.Rand) }, drafts: true},
 	"stamped": {piece: appendStamped, drafts: true},
-	"subject": {piece: func(dst []byte, e *env) []byte { return population.AppendText(dst, 8+e.rand.IntN(40), e.rand.Rand) }},
+	"subject": {piece: appendSubject},
+}
+
+// appendSubject appends a line: services refuse subjects of several.
+func appendSubject(dst []byte, e *env) []byte {
+	start := len(dst)
+	dst = population.AppendText(dst, 8+e.rand.IntN(40), e.rand.Rand)
+	for i, c := range dst[start:] {
+		if c == '\n' {
+			dst[start+i] = ' '
+		}
+	}
+	return dst
 }
 
 // appendKey appends what no other call has: of this run, session and step.
