@@ -148,8 +148,9 @@ func (s *Store) Read(ctx context.Context, user string, spans ...store.Span) (sto
 	return row, nil
 }
 
-// tries is how often a read begins again because the row changed meanwhile.
-const tries = 10
+// tries is how often a read begins again because the row changed meanwhile: a
+// row that is written without a pause lets one of a few through.
+const tries = 500
 
 var errChanging = errors.New("it does not stop changing")
 
