@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/spf13/cobra"
+
 	"darklaunch/internal/strictyaml"
 )
 
@@ -26,4 +28,18 @@ func loadConfig(name string, schema []byte, into any) error {
 		return usageErrorf("%s:%w", name, err)
 	}
 	return nil
+}
+
+// starter is the init of a command: it prints a configuration to start from.
+func (p *program) starter(command, short, text string) *cobra.Command {
+	return &cobra.Command{
+		Use:     "init",
+		Short:   short,
+		Example: "  darklaunch " + command + " init > " + command + ".yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprint(p.stdout, text)
+			return err
+		},
+	}
 }

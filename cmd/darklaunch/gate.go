@@ -155,16 +155,7 @@ func recordGate(w io.Writer, file string, d *judge.Document) error {
 var gateStarter string
 
 func (p *program) gateInit() *cobra.Command {
-	return &cobra.Command{
-		Use:     "init",
-		Short:   "Print a configuration to start from, with comments",
-		Example: "  darklaunch gate init > gate.yaml",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprint(p.stdout, gateStarter)
-			return err
-		},
-	}
+	return p.starter("gate", "Print a configuration to start from, with comments", gateStarter)
 }
 
 // gateSupervise is what gate starts commands by.

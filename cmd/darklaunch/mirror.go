@@ -230,14 +230,5 @@ func (p *program) mirrorPairs() *cobra.Command {
 var mirrorStarter string
 
 func (p *program) mirrorInit() *cobra.Command {
-	return &cobra.Command{
-		Use:     "init",
-		Short:   "Print a configuration to start from, with comments",
-		Example: "  darklaunch mirror init > mirror.yaml",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprint(p.stdout, mirrorStarter)
-			return err
-		},
-	}
+	return p.starter("mirror", "Print a configuration to start from, with comments", mirrorStarter)
 }

@@ -273,14 +273,5 @@ func (c *verdictCommand) reload(server *verdict.Server, now *verdictSettings) er
 var verdictStarter string
 
 func (p *program) verdictInit() *cobra.Command {
-	return &cobra.Command{
-		Use:     "init",
-		Short:   "Print a configuration of verdict serve to start from, with comments",
-		Example: "  darklaunch verdict init > verdict.yaml",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprint(p.stdout, verdictStarter)
-			return err
-		},
-	}
+	return p.starter("verdict", "Print a configuration of verdict serve to start from, with comments", verdictStarter)
 }
