@@ -370,6 +370,7 @@ func TestUsersLeaveWholeAndComeBackLater(t *testing.T) {
 		for range 40 {
 			offer()
 			time.Sleep(50 * time.Millisecond)
+			synctest.Wait() // no tick may shed a user between the two roles of a copy
 			for cp := range sendAll(t, l) {
 				busy = append(busy, cp)
 			}
@@ -393,6 +394,7 @@ func TestUsersLeaveWholeAndComeBackLater(t *testing.T) {
 		rose := 0
 		for range 600 {
 			time.Sleep(time.Second)
+			synctest.Wait()
 			for cp := range sendAll(t, l) {
 				busy = append(busy, cp)
 			}
