@@ -43,9 +43,9 @@ func strictly(t *testing.T, text string, into any) {
 
 var pinned = regexp.MustCompile(`^[a-z/]+:v?\d+\.\d+\.\d+$`)
 
-// TestDeploy checks what can be without containers: that files are well formed, that
+// TestCompose checks what can be without containers: that files are well formed, that
 // what they name is there, and that images are one version.
-func TestDeploy(t *testing.T) {
+func TestCompose(t *testing.T) {
 	const dir = "../../deploy"
 	var c composed
 	strictly(t, readFile(t, filepath.Join(dir, "compose.yaml")), &c)
@@ -101,11 +101,11 @@ func TestDeploy(t *testing.T) {
 			}
 		}
 	}
-	testProvisioning(t, inside)
+	testGrafanaProvisioning(t, inside)
 }
 
-// testProvisioning checks what Grafana reads at its start.
-func testProvisioning(t *testing.T, inside map[string]string) {
+// testGrafanaProvisioning checks what Grafana reads at its start.
+func testGrafanaProvisioning(t *testing.T, inside map[string]string) {
 	dir := inside["/etc/grafana/provisioning"]
 	var sources struct {
 		APIVersion  int `yaml:"apiVersion"`
