@@ -69,7 +69,7 @@ type ChatClient interface {
 	// Presence says who is there.
 	Presence(ctx context.Context, in *PresenceRequest, opts ...grpc.CallOption) (*PresenceResponse, error)
 	// Stream carries the messages of all the user's conversations, sent and received,
-	// from now on and in order of their ids. The answer's header comes when it has begun.
+	// from now on, as they become durable. The answer's header comes when it has begun.
 	// A reader more than 1,000 messages late is cut off; History has what it missed.
 	Stream(ctx context.Context, in *StreamRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamResponse], error)
 }
@@ -144,7 +144,7 @@ type ChatServer interface {
 	// Presence says who is there.
 	Presence(context.Context, *PresenceRequest) (*PresenceResponse, error)
 	// Stream carries the messages of all the user's conversations, sent and received,
-	// from now on and in order of their ids. The answer's header comes when it has begun.
+	// from now on, as they become durable. The answer's header comes when it has begun.
 	// A reader more than 1,000 messages late is cut off; History has what it missed.
 	Stream(*StreamRequest, grpc.ServerStreamingServer[StreamResponse]) error
 	mustEmbedUnimplementedChatServer()
