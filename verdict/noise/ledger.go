@@ -26,7 +26,7 @@ const (
 
 // SkipReasons lists all keys of Report.Skipped.
 func SkipReasons() []string {
-	return []string{string(compare.Incomplete), string(compare.Tainted), string(compare.UnknownIDs), SkipNoControl, SkipTwoMirrors}
+	return []string{string(compare.Incomplete), string(compare.Tainted), string(compare.UnknownIDs), string(compare.Untranslated), SkipNoControl, SkipTwoMirrors}
 }
 
 const (
