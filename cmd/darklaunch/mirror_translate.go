@@ -98,8 +98,11 @@ func (p *program) mirrorTranslate() *cobra.Command {
 				return fmt.Errorf("read --input: %w", err)
 			}
 			shown, err := translated(r, text)
+			if _, ok := errors.AsType[*translate.RuleError](err); ok {
+				return fmt.Errorf("%s:%w", rules, err)
+			}
 			if err != nil {
-				return fmt.Errorf("%s: %w", cmp.Or(input, "input"), err)
+				return fmt.Errorf("%s: %w", input, err)
 			}
 			out := json.NewEncoder(p.stdout)
 			out.SetIndent("", "  ")

@@ -361,3 +361,96 @@ func TestGhosts(t *testing.T) {
 	}
 	t.Logf("%d pairs compared, %d answers with ghosts", compared, ghosts)
 }
+
+// TestMirrorTranslate shows what the built-in rules make of the exchanges in testdata,
+// both ways.
+func TestMirrorTranslate(t *testing.T) {
+	t.Parallel()
+	for name, rules := range map[string]string{"inbox-list": "inbox", "chat-send": "chat", "chat-presence": "chat"} {
+		in := filepath.Join("testdata", "translate", name+".json")
+		code, stdout, stderr := start(t, "mirror", "translate", "--rules", translations+rules+".yaml", "--descriptors", translations+"legacy.binpb", "--input", in, "--ghost", "cid").end()
+		if code != exitDone || stderr != "" {
+			t.Errorf("%s: got %d; stderr: %s", name, code, stderr)
+			continue
+		}
+		golden := strings.TrimSuffix(in, ".json") + ".golden"
+		if *update {
+			if err := os.WriteFile(golden, []byte(stdout), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want := readFile(t, golden); stdout != want {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, stdout, want)
+		}
+	}
+	dir := t.TempDir()
+	for name, tt := range map[string]struct {
+		text, want string
+		code       int
+	}{
+		"a rule that fails": {`{"request":{"method":"GET","path":"/threads?limit=x"},"answer":{"body":{}}}`, "inbox.yaml", exitCouldNotRun},
+		"no JSON":           {`{"request":`, "want an exchange", exitUsage},
+		"an unknown key":    {`{"requests":{}}`, "want an exchange", exitUsage},
+	} {
+		file := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
+		if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, stdout, stderr := start(t, "mirror", "translate", "--rules", translations+"inbox.yaml", "--descriptors", translations+"legacy.binpb", "--input", file).end()
+		if code != tt.code || stdout != "" || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%s: got %d, %q and %q, want %d and %q", name, code, stdout, stderr, tt.code, tt.want)
+		}
+	}
+}
+
+// TestBuiltinTranslations: the record of the built-in mirror shows what the ways back
+// read and no more.
+func TestBuiltinTranslations(t *testing.T) {
+	t.Parallel()
+	var settings mirrorSettings
+	if err := loadConfig(translations+"mirror.yaml", schemaText("mirror"), &settings); err != nil {
+		t.Fatal(err)
+	}
+	needed := map[string]bool{}
+	for _, name := range []string{"inbox.yaml", "chat.yaml"} {
+		r, err := readRules(translations+name, translate.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, route := range r.Routes() {
+			for _, read := range r.Reads(route) {
+				needed[read.Place] = true
+			}
+		}
+	}
+	for _, place := range settings.Record {
+		if !needed[place] {
+			t.Errorf("the record shows %s, which no way back reads", place)
+		}
+		delete(needed, place)
+	}
+	for place := range needed {
+		t.Errorf("the record does not show %s, which a way back reads", place)
+	}
+}
+
+// TestTranslateReference: the example of the reference is one.
+func TestTranslateReference(t *testing.T) {
+	t.Parallel()
+	_, rest, _ := strings.Cut(readFile(t, "../../docs/reference/translate.md"), "```yaml\n")
+	text, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("the reference has no example")
+	}
+	d, err := readDescriptors(translations + "legacy.binpb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "rules.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readRules(file, translate.Config{Methods: d}); err != nil {
+		t.Error(err)
+	}
+}
