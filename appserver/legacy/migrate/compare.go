@@ -82,6 +82,9 @@ func union(a, b map[string]shown) (ids []string) {
 
 // mailboxOf folds a log and returns what its user sees, by thread.
 func mailboxOf(log []action.Action) (map[string]shown, error) {
+	if len(log) == 0 {
+		return nil, nil
+	}
 	cells, err := index.Rebuild(index.Latest, slices.Values(log))
 	if err != nil {
 		return nil, err
