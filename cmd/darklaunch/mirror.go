@@ -65,7 +65,7 @@ func (p *program) mirror() *cobra.Command {
 	f.StringVar(&c.config, "config", "", "YAML `file` to read; see darklaunch schema mirror, and mirror init for a start")
 	c.flags.define(f, "127.0.0.1:8601")
 	c.out = p.outputVar(f)
-	c.cmd.AddCommand(p.mirrorBucket(), p.mirrorPairs(), p.mirrorInit())
+	c.cmd.AddCommand(p.mirrorBucket(), p.mirrorPairs(), p.mirrorTranslate(), p.mirrorInit())
 	return c.cmd
 }
 
@@ -78,12 +78,13 @@ func (c *mirrorCommand) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := settings.config()
+	var m *mirror.Mirror
+	cfg, err := settings.config(func(user string) bool { return m.Admitted(user) })
 	if err != nil {
 		return err
 	}
 	cfg.Log, cfg.DrainTimeout = s.log, c.flags.drain*4/5 // copies may take a tenth of that on top
-	m, err := mirror.New(cfg, s.registry)
+	m, err = mirror.New(cfg, s.registry)
 	if errors.Is(err, mirror.ErrConfig) {
 		return usageErrorf("%w", err)
 	}
