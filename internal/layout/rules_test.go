@@ -71,7 +71,7 @@ var importRules = []rule{
 // input are arguments.
 var purePackages = []string{
 	"appserver/action", "appserver/fence", "appserver/index", "appserver/ring", "appserver/search",
-	"internal/wire",
+	"dashboards", "internal/wire",
 	"mirror/guard", "mirror/ids", "mirror/observe", "mirror/openapi", "mirror/record", "mirror/sample", "mirror/translate",
 	"loadgen/arrival", "loadgen/draw", "loadgen/population", "loadgen/session",
 	"verdict/compare", "verdict/history", "verdict/join", "verdict/judge", "verdict/noise", "verdict/report", "verdict/stat",
