@@ -21,11 +21,15 @@ type panel struct {
 	Dashboard string `json:"dashboard"`
 }
 
-// place is a panel of a dashboard.
+// place is panels of a dashboard.
 type place struct {
 	uid string
 	ids []int
 }
+
+// fine are values from which on all is well, drawn as a line in panels that have no
+// thresholds of their own: a cache is to hold those who are active.
+var fine = map[string]float64{"darklaunch-cells 101": 0.95}
 
 type plan struct {
 	id, name, title, about string
@@ -54,7 +58,9 @@ var plans = []plan{
 		{"darklaunch-cells", []int{101, 201}},
 		{"darklaunch-processes", []int{101, 202}},
 	}},
-	{id: "alerts", name: "Alerts", title: "Alerts", about: "What the rules of Prometheus say needs somebody."},
+	{id: "alerts", name: "Alerts", title: "Alerts", about: "What the rules of Prometheus say needs somebody, and how much of its budget of errors live has used.", places: []place{
+		{"darklaunch-objective", []int{102, 103, 201}},
+	}},
 }
 
 // contents returns the sections with their panels from all. The error names the panel
@@ -70,6 +76,9 @@ func contents(all []dashboards.Dashboard) ([]section, error) {
 		for _, p := range d.Panels() {
 			for i := range p.Queries {
 				p.Queries[i].Expr = dashboards.Expand(p.Queries[i].Expr, value)
+			}
+			if from, ok := fine[fmt.Sprint(d.UID, " ", p.ID)]; ok && p.Thresholds == nil {
+				p.FromBad, p.Thresholds = true, []dashboards.Threshold{{Value: from, Level: dashboards.Good}}
 			}
 			known[key{d.UID, p.ID}] = panel{p, d.UID}
 		}

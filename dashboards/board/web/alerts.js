@@ -21,8 +21,8 @@ class AlertsView {
       trouble = `Prometheus ${e instanceof Problem ? e.message : "can’t be read"}.` + (this.heard ? ` What is shown is of ${clock(this.heard)}.` : "");
       rules = this.rules ?? [];
     }
+    this.failed = !!trouble;
     this.draw(rules, trouble);
-    return !trouble;
   }
 
   draw(rules, trouble) {

@@ -9,6 +9,7 @@ const dashes = [[], [], [7, 4], [2, 3], [10, 3, 2, 3], [5, 2], [12, 5], [2, 5]];
 // lookOf is how a series is drawn: as its role is everywhere, else the next of the palette.
 const lookOf = (series, index, looks) => {
   const look = looks[series.role];
+  if (look && series.nth) return {stroke: look.color, dash: dashes[(series.nth + 3) % dashes.length], width: look.width};
   if (look) return {stroke: look.color, dash: look.dash ?? [], width: look.width};
   return {stroke: css(`--p${index % 8}`), dash: dashes[Math.floor(index / 2) % dashes.length], width: 2};
 };
@@ -33,7 +34,7 @@ const range = (u, low, high) => {
 
 const frameOf = (box, frame, unit, more) => ({
   width: Math.max(220, box.clientWidth), height: printing.now ? 150 : 170, ms: 1e-3, padding: [8, 8, 0, 0],
-  legend: {show: false}, axes: axes(unit, frame.end - frame.start > 1800),
+  legend: {show: false}, axes: axes(unit, frame.end - frame.start > 600),
   cursor: {sync: {key: "board"}, points: {size: 6}, drag: {x: false, y: false}},
   ...more,
   scales: {x: {time: true, range: () => [frame.start, frame.end]}, ...more.scales},
@@ -61,6 +62,12 @@ const lines = (box, frame, unit, series, looks, hover) => {
   }), [xs, ...series.map(s => xs.map((_, i) => s.values.get(i) ?? null))], box);
 };
 
+// nice is the next of 1, 2 and 5 times a power of ten.
+const nice = (v, way) => {
+  const ten = 10 ** Math.floor(Math.log10(v)), at = v / ten;
+  return ten * (way === Math.floor ? [5, 2, 1].find(n => n <= at * 1.0001) : [1, 2, 5, 10].find(n => n >= at * 0.9999));
+};
+
 // heat draws columns of {buckets: [[low, high, count]]}: the darker, the more.
 const heat = (box, frame, unit, columns, colour) => {
   let low = Infinity, high = 0, most = 0;
@@ -71,6 +78,8 @@ const heat = (box, frame, unit, columns, colour) => {
     most = Math.max(most, n);
   }
   if (!(low < high)) low = high / 10 || 1e-3;
+  low = nice(low, Math.floor);
+  high = nice(high || 1, Math.ceil);
   const xs = gridOf(frame);
   const paint = u => {
     const ctx = u.ctx, half = frame.step / 2;
@@ -80,18 +89,18 @@ const heat = (box, frame, unit, columns, colour) => {
     ctx.clip();
     ctx.fillStyle = colour;
     for (const [i, c] of columns) {
-      const left = u.valToPos(xs[i] - half, "x", true), right = u.valToPos(xs[i] + half, "x", true);
+      const left = Math.round(u.valToPos(xs[i] - half, "x", true)), right = Math.round(u.valToPos(xs[i] + half, "x", true)); // whole pixels: none is painted twice
       for (const [a, b, n] of c) {
         if (n <= 0 || b <= 0) continue;
-        const top = u.valToPos(b, "y", true), bottom = u.valToPos(Math.max(a, low), "y", true);
+        const top = Math.round(u.valToPos(b, "y", true)), bottom = Math.round(u.valToPos(Math.max(a, low), "y", true));
         ctx.globalAlpha = 0.08 + 0.92 * Math.sqrt(n / most);
-        ctx.fillRect(left, top, Math.max(1, right - left), Math.max(1, bottom - top));
+        ctx.fillRect(left, top, right - left, bottom - top);
       }
     }
     ctx.restore();
   };
   const plot = new uPlot(frameOf(box, frame, unit, {
-    scales: {x: {time: true, range: () => [frame.start, frame.end]}, y: {distr: 3, log: 10, range: () => [low, high || 1]}},
+    scales: {x: {time: true, range: () => [frame.start, frame.end]}, y: {distr: 3, log: 10, range: () => [low, high]}},
     series: [{}, {show: true, stroke: "transparent", points: {show: false}}],
     cursor: {sync: {key: "board"}, points: {show: false}, drag: {x: false, y: false}},
     hooks: {draw: [paint]},

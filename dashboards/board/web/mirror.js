@@ -13,6 +13,7 @@ class MirrorView {
     this.node = byId("mirror-state");
     this.chip = byId("chip-mirror");
     this.switches = byId("switches");
+    this.sampling = byId("sampling");
     this.log = byId("log");
     this.trouble = "";
   }
@@ -52,20 +53,27 @@ class MirrorView {
       if (!s) return this.trouble ? "Mirror not reached" : "Mirror …";
       return [el("span", {"aria-hidden": "true"}, s.enabled ? "●" : "○"), s.enabled ? `Mirroring ${ppm(s.sample.sample_ppm)}` : "Mirroring off", this.trouble && " (stale)"];
     });
-    render(this.switches, [s?.enabled, s?.sample?.sample_ppm, this.board.mirror, this.pending], () => this.buttons());
+    render(this.switches, [s?.enabled, this.pending], () => this.onAndOff());
+    render(this.sampling, [s?.enabled, s?.sample?.sample_ppm, this.pending], () => this.upAndDown());
     render(this.node, [s, this.trouble, this.board.mirror], () => this.parts(s));
   }
 
-  buttons() {
-    const s = this.state;
-    if (!s) return null;
-    const at = s.sample.sample_ppm, up = shares.find(v => v > at), down = shares.findLast(v => v < at);
-    const button = (name, text, action) => el("button", {type: "button", class: name, disabled: !!this.pending, onclick: action}, text);
+  button(name, text, action) {
+    return el("button", {type: "button", class: name, disabled: !!this.pending, onclick: action}, text);
+  }
+
+  onAndOff() {
+    if (!this.state) return null;
+    if (this.state.enabled) return this.may("kill") && this.button("stop", "Stop mirroring", () => this.kill());
+    return this.may("resume") && this.button("go", "Resume mirroring", () => this.resume());
+  }
+
+  upAndDown() {
+    if (!this.state?.enabled || !this.may("sample")) return null;
+    const at = this.state.sample.sample_ppm, up = shares.find(v => v > at), down = shares.findLast(v => v < at);
     return [
-      this.may("sample") && s.enabled && down != null && button("quiet", `Down to ${ppm(down)}`, () => this.sample(down)),
-      this.may("sample") && s.enabled && up != null && button("quiet", `Up to ${ppm(up)}`, () => this.sample(up)),
-      this.may("kill") && s.enabled && button("stop", "Stop mirroring", () => this.kill()),
-      this.may("resume") && !s.enabled && button("go", "Resume mirroring", () => this.resume()),
+      down != null && this.button("quiet", `Sample down to ${ppm(down)}`, () => this.sample(down)),
+      up != null && this.button("quiet", `Sample up to ${ppm(up)}`, () => this.sample(up)),
     ];
   }
 

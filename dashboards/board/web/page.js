@@ -23,13 +23,19 @@ const start = async () => {
   const verdict = new VerdictView(board), mirror = new MirrorView(board), alerts = new AlertsView();
   verdict.onDocument = doc => drawDifferences(board, doc);
   const said = byId("data-state");
+  const tell = () => {
+    const all = [alerts, ...panels.filter(p => p.asked)], bad = all.filter(p => p.failed).length;
+    said.textContent = bad ? `${bad} of ${all.length} questions to Prometheus have no answer.` : `As of ${clock(now())}${Number.isNaN(fixed) ? "" : ", a fixed time"}`;
+    said.className = bad ? "trouble" : "soft";
+  };
+  const askFor = shown => Promise.all([alerts, ...shown].map(p => p.refresh())).then(tell);
 
   // Only what is near the window is asked for.
   const seen = new IntersectionObserver(entries => {
     for (const e of entries) {
       const p = panels.find(p => p.node === e.target), before = p.seen;
       p.seen = e.isIntersecting;
-      if (p.seen && !before && !p.answers) p.refresh();
+      if (p.seen && !before && !p.asked) p.refresh().then(tell);
     }
   }, {rootMargin: "300px"});
   panels.forEach(p => seen.observe(p.node));
@@ -38,11 +44,8 @@ const start = async () => {
   const refresh = async all => {
     if (asking && !all) return;
     asking = true;
-    const shown = panels.filter(p => p.seen || all && p.answers), answers = await Promise.all([alerts.refresh(), ...shown.map(p => p.refresh())]);
+    await askFor(panels.filter(p => p.seen || all && p.asked));
     asking = false;
-    const bad = answers.filter(ok => !ok).length;
-    said.textContent = bad ? `${bad} of ${answers.length} questions to Prometheus have no answer.` : `As of ${clock(now())}${Number.isNaN(fixed) ? "" : ", a fixed time"}`;
-    said.className = bad ? "trouble" : "soft";
   };
   const tick = async () => {
     for (;;) {
@@ -82,6 +85,10 @@ const start = async () => {
   mirror.start();
   await refresh();
   document.documentElement.dataset.drawn = "once"; // for who waits until there is something to see
+  // The rest once, so that it is there when it is scrolled to or printed.
+  for (const p of panels) if (!p.asked) await p.refresh();
+  tell();
+  document.documentElement.dataset.drawn = "all";
   tick();
 };
 

@@ -71,7 +71,7 @@ class Panel {
     this.board = board;
     this.spec = spec;
     this.plot = el("div", {class: "plot " + spec.kind, role: spec.kind === "table" || spec.kind === "stat" || spec.kind === "state" ? null : "img", "aria-label": spec.kind === "table" || spec.kind === "stat" || spec.kind === "state" ? null : spec.title});
-    this.note = el("p", {class: "note"}, "Not asked yet.");
+    this.note = el("p", {class: "note"}, "Prometheus is being asked.");
     this.legend = el("div", {class: "legend"});
     const about = el("details", {class: "about"},
       el("summary", {"aria-label": "About " + spec.title, title: "What this shows"}, "i"),
@@ -94,18 +94,18 @@ class Panel {
     const instant = this.spec.kind === "stat" || this.spec.kind === "table";
     try {
       const answers = await Promise.all(this.spec.queries.map(q => instant ? fetchNow(q, frame) : fetchRange(q, frame)));
-      if (asked !== this.asked) return true;
+      if (asked !== this.asked) return;
       this.answers = answers;
       this.frame = frame;
       this.answered = now();
+      this.failed = false;
       this.draw();
-      return true;
     } catch (e) {
-      if (asked !== this.asked) return true;
+      if (asked !== this.asked) return;
+      this.failed = true;
       const why = e instanceof Problem ? e.message : "answers with what can’t be drawn";
       this.node.classList.add("failing");
       this.say(`Prometheus ${why}.` + (this.answered ? ` This is of ${clock(this.answered)}.` : ""), "bad");
-      return false;
     }
   }
 
@@ -145,8 +145,13 @@ class Panel {
     if (!shown.length) shown = [{...found[0], name: `all ${found.length}`}];
     const end = s => s.values.get(lastOf(s));
     if (!shown.some(s => s.role)) shown.sort((a, b) => end(b) - end(a));
+    const seen = new Map();
+    for (const s of shown) if (s.role) {
+      s.nth = seen.get(s.role) ?? 0;
+      seen.set(s.role, s.nth + 1);
+    }
     const left = Math.max(0, shown.length - mostSeries);
-    shown = shown.slice(0, mostSeries);
+    shown = [...shown.slice(0, mostSeries), ...this.limits()];
     this.uplot?.destroy();
     this.plot.replaceChildren();
     const cells = this.drawLegend(shown, zero === found.length ? 0 : zero, left);
@@ -154,8 +159,16 @@ class Panel {
       if (cells[i]) cells[i].textContent = quantity(idx == null ? end(s) : s.values.get(idx), s.unit);
     }));
     this.plot.setAttribute("aria-label", `${this.spec.title}: ${shown.slice(0, inLegend).map(s => `${s.name} ${quantity(end(s), s.unit)}`).join(", ")}`);
-    this.say(this.freshness(shown), "warn");
+    this.say(this.freshness(found), "warn");
     return true;
+  }
+
+  // limits are lines where values begin to mean something else.
+  limits() {
+    return (this.spec.thresholds ?? []).filter(t => t.level !== "warn").map(t => ({
+      name: `${t.level === "good" ? "fine" : "too much"} from`, role: "margin", unit: this.spec.unit,
+      values: new Map(gridOf(this.frame).map((_, i) => [i, t.value])),
+    }));
   }
 
   drawLegend(shown, zero, left) {
@@ -210,7 +223,7 @@ class Panel {
       const state = (this.spec.states ?? []).find(k => k.value === s.values.get(lastOf(s)));
       return `${s.name} is ${state ? state.text : "not known"}`;
     });
-    render(this.legend, words, () => el("p", {class: "soft"}, clip(capital(words.join(", ")) + ".", 300)));
+    render(this.legend, words, () => el("p", {class: "soft"}, clip(words.join(", ") + ".", 300)));
     this.say(this.freshness(found), "warn");
     return true;
   }

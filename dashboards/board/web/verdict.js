@@ -4,7 +4,7 @@ const routeOf = route => !route || route === "*" ? "all routes" : clip(route, 10
 const limitOf = m => Math.max(m.margin ?? 0, m.allowed ?? 0);
 const titleOf = m => m.stat ? `${m.name} ${m.stat}` : m.name;
 const nouns = {
-  latency: m => [m.stat || "latency", "slower", "faster"],
+  latency: m => ["latency " + (m.stat ?? "").replace("p999", "p99.9"), "slower", "faster"],
   cpu_per_request: () => ["CPU time a request", "more", "less"],
   allocations_per_request: () => ["allocations a request", "more", "less"],
 };
@@ -16,7 +16,7 @@ const unitOf = m => !m.absolute ? nb + "%" : m.unit === "share" ? " points" : ""
 const signedRound = (m, v) => (v > 0 && round(m, v) !== "0" ? "+" : "") + round(m, v);
 const ends = ci => [ci[0] ?? -Infinity, ci[1] ?? Infinity];
 
-// told is "p99 of /threads is 8.6 % slower (2.1 to 15.5 %)".
+// told is "latency p99 of /threads is 8.6 % slower on shadow (2.1 to 15.5 %)".
 const told = m => {
   const [name, more, less] = wordsOf(m), about = `${name} of ${routeOf(m.route)}`;
   if (m.effect == null) return about + " can’t be told";
@@ -24,7 +24,7 @@ const told = m => {
   const sign = m.effect < 0 ? -1 : 1;
   const span = !m.ci ? "" : ` (${ends(m.ci).map(v => v * sign).sort((a, b) => a - b).map(v => round(m, v)).join(" to ")}${unitOf(m)})`;
   if (round(m, m.effect) === "0") return about + verb + "the same" + span;
-  return about + verb + round(m, m.effect * sign) + unitOf(m) + " " + (sign < 0 ? less : more) + span;
+  return about + verb + round(m, m.effect * sign) + unitOf(m) + " " + (sign < 0 ? less : more) + ` on ${clip(m.of, 10)}` + span;
 };
 
 const outcome = m => {
@@ -49,16 +49,16 @@ const whisker = m => {
   const box = svg("svg", {class: "whisker " + (m.role === "watch" ? "watch" : m.verdict), viewBox: "0 0 200 24", role: "img",
     "aria-label": m.effect == null ? "no interval" : `effect ${signedRound(m, m.effect)}${unitOf(m)}, margin ${round(m, limitOf(m))}${unitOf(m)}`});
   const limit = limitOf(m) || 1, worse = m.name === "throughput" ? -1 : 1;
-  const at = v => 80 + 60 * Math.max(-1.25, Math.min(1.9, v * worse / limit));
+  const at = v => 70 + 50 * Math.max(-1.3, Math.min(2.5, v * worse / limit));
   const line = (name, x1, x2, y1, y2) => box.append(svg("line", {class: name, x1, x2, y1, y2}));
   line("axis", 0, 200, 12, 12);
-  line("zero", 80, 80, 4, 20);
-  line("margin", 140, 140, 1, 23);
+  line("zero", 70, 70, 4, 20);
+  line("margin", 120, 120, 1, 23);
   if (m.effect == null) return box;
   if (m.ci) {
     const [a, b] = ends(m.ci).map(at).sort((p, q) => p - q);
     line("ci", a, Math.max(b, a + 1), 12, 12);
-    for (const v of ends(m.ci)) if (Math.abs(v) * 1 > limit * 1.9) box.append(svg("path", {class: "beyond", d: v * worse > 0 ? "M194 7 L200 12 L194 17 Z" : "M6 7 L0 12 L6 17 Z"}));
+    for (const v of ends(m.ci)) if (v * worse > limit * 2.5 || v * worse < limit * -1.3) box.append(svg("path", {class: "beyond", d: v * worse > 0 ? "M194 7 L200 12 L194 17 Z" : "M6 7 L0 12 L6 17 Z"}));
   }
   box.append(svg("circle", {class: "dot", cx: at(m.effect), cy: 12, r: 4.5}));
   return box;
@@ -67,7 +67,7 @@ const whisker = m => {
 const metricRow = m => el("li", {class: "metric " + (m.role === "watch" ? "watch" : m.verdict)},
   el("span", {class: "mark", "aria-hidden": "true"}, m.role === "watch" ? "·" : marks[m.verdict] ?? "?"),
   el("span", {class: "of"}, el("b", {}, capital(wordsOf(m)[0])), " ", el("span", {class: "route"}, routeOf(m.route))),
-  el("span", {class: "values"}, `${quantity(m[m.against], m.unit)} → ${quantity(m[m.of], m.unit)}`, el("small", {}, `${clip(m.against, 10)} → ${clip(m.of, 10)}`)),
+  el("span", {class: "values"}, m[m.against] == null && m[m.of] == null ? "not measured" : `${quantity(m[m.against], m.unit)} → ${quantity(m[m.of], m.unit)}`, el("small", {}, `${clip(m.against, 10)} → ${clip(m.of, 10)}`)),
   whisker(m),
   el("span", {class: "effect"}, m.effect == null ? "–" : signedRound(m, m.effect) + unitOf(m),
     el("small", {}, `${m.ci ? ends(m.ci).map(v => signedRound(m, v)).join(" to ") + " · " : ""}margin ${round(m, limitOf(m))}${unitOf(m)}`)),
@@ -183,12 +183,12 @@ class VerdictView {
     const known = s.mirrors ?? [], away = known.filter(m => !m.connected);
     return [
       el("div", {class: "eyebrow"},
-        el("span", {class: "state " + s.state}, el("span", {"aria-hidden": "true"}, marks[s.state] ?? "?"), " ", stateWords[s.state] ?? clip(s.state, 20)),
+        el("span", {class: "pill " + s.state}, el("span", {"aria-hidden": "true"}, marks[s.state] ?? "?"), " ", stateWords[s.state] ?? clip(s.state, 20)),
         names.length > 1 ? el("label", {}, "of ", el("select", {onchange: e => this.pick(e.target.value)}, names.map(n => el("option", {value: n, selected: n === s.comparison}, clip(n, 60))))) : el("span", {}, clip(s.comparison, 60))),
       el("h1", {}, sentence),
       more && el("p", {class: "lead"}, more),
-      s.state !== "pass" && cures.length > 0 && el("p", {class: "lead"}, el("b", {}, "What would settle it: "), cures.slice(0, 3).map(c => clip(c, 200)).join("; ") + "."),
-      s.state !== "pass" && reasons.length > 0 && el("div", {class: "reasons"}, el("h2", {}, "Why"), el("ul", {}, reasons.slice(0, mostReasons).map(r => el("li", {}, capital(reasonOf(r))))),
+      s.state !== "pass" && s.state !== "fail" && cures.length > 0 && el("p", {class: "lead"}, el("b", {}, "What would settle it: "), cures.slice(0, 3).map(c => clip(c, 200)).join("; ") + "."),
+      s.state !== "pass" && reasons.length > 0 && el("div", {class: "reasons"}, el("h2", {}, "Why"), el("ul", {}, reasons.slice(0, mostReasons).map(r => el("li", {}, capital(reasonOf(r)), s.state === "fail" && r.cure && el("span", {class: "soft"}, ` – what would settle it: ${clip(r.cure, 200)}`)))),
         reasons.length > mostReasons && el("p", {class: "soft"}, `${plural(reasons.length - mostReasons, "further reason")} in the report.`)),
       away.length > 0 && el("p", {class: "trouble"}, `${plural(away.length, "mirror")} of ${known.length} ${away.length === 1 ? "is" : "are"} not connected: ${away.slice(0, 4).map(m => clip(m.id, 40)).join(", ")}.`),
       doc && this.rows(doc),

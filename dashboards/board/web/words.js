@@ -33,7 +33,7 @@ const stepOf = (unit, v) => {
 
 const plainNumber = v => (v < 0 ? "−" : "") + significant.format(Math.abs(v));
 
-const withUnit = (number, name) => number + (name && name[0] !== "/" && !/^[kMG]/.test(name) ? nb : "") + name;
+const withUnit = (number, name) => number + (name && name[0] !== "/" && !/^[kMG]?(\/|$)/.test(name) ? nb : "") + name;
 
 const quantity = (v, unit) => {
   if (v == null || Number.isNaN(v)) return "–";
@@ -52,7 +52,8 @@ const onAxis = (values, unit) => {
 const percent = share => {
   const v = Math.abs(share * 100);
   if (!Number.isFinite(v)) return share > 0 ? "∞" : "−∞";
-  const text = v.toFixed(v < 0.01 ? 4 : v < 1 ? 2 : v >= 99.95 ? 0 : 1).replace(/\.?0+$/, match => match.includes(".") ? "" : match);
+  let text = v.toFixed(v < 0.01 ? 4 : v < 1 ? 2 : v >= 99.95 ? 0 : 1);
+  if (text.includes(".")) text = text.replace(/\.?0+$/, "");
   return (share < 0 && Number(text) !== 0 ? "−" : "") + text;
 };
 
