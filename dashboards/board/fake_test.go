@@ -133,7 +133,7 @@ func (s *site) serveMirror(w http.ResponseWriter, r *http.Request) {
 	if !s.mirror.Enabled {
 		off = "killed"
 	}
-	json.NewEncoder(w).Encode(map[string]any{
+	json.NewEncoder(w).Encode(map[string]any{"mirror": map[string]any{
 		"enabled": s.mirror.Enabled, "off": off, "salt": "messages", "experiment": "continued",
 		"sample": map[string]any{"sample_ppm": s.mirror.PPM, "admit_ppm": s.mirror.PPM, "effective_ppm": s.mirror.PPM, "sampled_users": 204, "shed_users": 0,
 			"user_fraction": 0.1013, "request_fraction": 0.0972, "touched_fraction": 0.1604},
@@ -144,7 +144,7 @@ func (s *site) serveMirror(w http.ResponseWriter, r *http.Request) {
 		},
 		"pending": map[string]any{"copies": 6, "bytes": 18432, "lanes": 5},
 		"fronts":  []any{},
-	})
+	}})
 }
 
 const rulesJSON = `{"status":"success","data":{"groups":[{"name":"darklaunch","rules":[
@@ -300,6 +300,8 @@ func servePrometheus(w http.ResponseWriter, r *http.Request) {
 	end, _ := strconv.ParseInt(r.FormValue("end"), 10, 64)
 	step, _ := strconv.ParseInt(r.FormValue("step"), 10, 64)
 	switch {
+	case query == "up == 0":
+		result = append(result, map[string]any{"metric": map[string]string{"job": "appserver", "instance": "127.0.0.1:7001"}, "value": []any{moment.Unix(), "0"}})
 	case r.URL.Path == "/api/v1/query":
 		at, _ := strconv.ParseInt(r.FormValue("time"), 10, 64)
 		for _, l := range find(query) {

@@ -2,7 +2,6 @@ package board
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -23,7 +22,6 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-var pictures = flag.String("pictures", "", "write pictures of the page into this directory")
 
 // address is the site's page at moment.
 func (s *site) address() string { return s.URL + "/?end=" + moment.Format(time.RFC3339) }
@@ -91,7 +89,7 @@ func TestPage(t *testing.T) {
 			for _, want := range []string{
 				"Errors of /send are 0.36 points more on shadow (0.26 to 0.46 points), margin 0.1 points.",
 				"what would settle it: 17 more blocks", "Latency p99", "41.2 ms → 44.7 ms", "$.threads[*].snippet", `"Re: hello"`,
-				"Mirroring is on: 10 % of the users are copied.", "84 lane full", "1 alert is firing, of 3 rules.", "fine from", "95 %",
+				"Mirroring is on: 10 % of the users are copied.", "84 lane full", "1 alert is firing, of 3 rules.", "1 program that is scraped does not answer: appserver at 127.0.0.1:7001.", "fine from", "95 %",
 			} {
 				if !strings.Contains(strings.ReplaceAll(got, "\u00a0", " "), want) {
 					t.Errorf("%s: the page lacks %q", name, want)

@@ -12,6 +12,8 @@ class AlertsView {
   async refresh() {
     let rules, trouble = "";
     try {
+      const frame = {end: Math.floor(now() / 1000)};
+      this.down = (await fetchNow({expr: "up == 0"}, frame)).map(r => `${clip(r.metric.job, 40)} at ${clip(r.metric.instance, 60)}`);
       const answer = await turn(() => ask("api/v1/rules?type=alert"));
       if (!Array.isArray(answer?.data?.groups)) throw new Problem("answers with what are no rules");
       rules = answer.data.groups.flatMap(g => g.rules ?? []).filter(r => r && r.name);
@@ -31,7 +33,8 @@ class AlertsView {
     alerts.sort((a, b) => grave(a)[0] - grave(b)[0] || grave(a)[1] - grave(b)[1]);
     const firing = alerts.filter(a => a.state === "firing").length, broken = rules.filter(r => r.health === "err");
     this.link.textContent = firing ? ` ${firing}` : "";
-    render(this.node, [alerts, trouble, rules.length, broken.map(r => r.name)], () => [
+    render(this.node, [alerts, trouble, rules.length, broken.map(r => r.name), this.down], () => [
+      this.down?.length > 0 && el("p", {class: "trouble"}, `${plural(this.down.length, "program")} that ${this.down.length === 1 ? "is" : "are"} scraped ${this.down.length === 1 ? "does" : "do"} not answer: ${this.down.slice(0, 6).join(", ")}.`),
       trouble && el("p", {class: "trouble"}, trouble),
       !trouble && el("p", {class: "lead"}, rules.length === 0 ? "Prometheus evaluates no alerting rules." : firing ? `${plural(firing, "alert is", "alerts are")} firing, of ${plural(rules.length, "rule")}.` : `No alert is firing: ${plural(rules.length, "rule")} say that all is well.`),
       broken.length > 0 && el("p", {class: "trouble"}, `${plural(broken.length, "rule")} can’t be evaluated: ${broken.slice(0, 4).map(r => `${clip(r.name, 60)} (${clip(r.lastError, 120)})`).join(", ")}.`),

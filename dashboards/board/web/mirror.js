@@ -32,7 +32,7 @@ class MirrorView {
   async poll() {
     const asked = this.asked = (this.asked ?? 0) + 1;
     try {
-      const state = await ask("darklaunch/mirror/api/v1/state");
+      const state = (await ask("darklaunch/mirror/api/v1/state"))?.mirror; // beside it stands the configuration's
       if (asked !== this.asked) return;
       if (!state || typeof state.enabled !== "boolean" || !state.sample) throw new Problem("answers with what is no state");
       this.state = state;

@@ -17,7 +17,7 @@ const frameNow = board => {
   return {start: end - Math.floor(span / step) * step, end, step, rate: Math.max(4 * board.scrape_s, step + board.scrape_s)};
 };
 
-const expand = (query, frame) => query.expr.replace(/\$(\w+)/g, (_, name) => name === "__rate_interval" ? Math.ceil(frame.rate) + "s" : query.variables[name] ?? ".+");
+const expand = (query, frame) => query.expr.replaceAll("$__rate_interval", Math.ceil(frame.rate) + "s");
 
 const nameOf = (query, labels) => {
   const of = label => labels[label] === "" || labels[label] == null ? "" : labels[label];
