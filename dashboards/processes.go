@@ -50,7 +50,7 @@ func processes() Dashboard {
 				lines("Garbage collections", PerSecond, "How often the collector ran.",
 					ofRole(`sum(rate(go_gc_duration_seconds_count{JOB}`+rate+`))`, "collections")...).size(8, 8),
 				lines("Longest pause of a collection", Seconds, "Of the last ones that the runtime remembers, the worst of all processes. Pauses show in p99 and above.",
-					ofRole(`max(go_gc_duration_seconds{JOB,quantile="1"})`, "pause")...).size(8, 8),
+					ofRole(`max(go_gc_duration_seconds{JOB,quantile=~"1|1.0"})`, "pause")...).size(8, 8),
 				lines("Goroutines", Count, "They follow the calls under way. A line that only rises is a leak.",
 					ofRole(`sum(go_goroutines{JOB})`, "goroutines")...).size(8, 8),
 				lines("Open descriptors", Count, "Connections and files.",

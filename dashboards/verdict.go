@@ -35,7 +35,8 @@ func verdict() Dashboard {
 		Description: "Is the system on trial as fast and as right as the one that serves? Pass, fail, or not told yet, and by which evidence.",
 		Variables: append(jobAndInstance("verdict_state"),
 			choose("comparison", "Comparison", "What is compared, by its name.", "verdict_state"),
-			choose("route", "Route", "Routes that are judged; * is all traffic.", "verdict_effect_ratio")),
+			choose("route", "Route", "Routes that are judged; * is all traffic.", "verdict_effect_ratio"),
+			choose("stat", "Statistic", "Of latency: a quantile, or the mean.", "verdict_effect_ratio")),
 		Rows: []Row{
 			{"Verdict", []Panel{
 				stateset{"verdict_state", "comparison", []string{"warming", "collecting", "inconclusive", "pass", "fail"}, "state", []Level{Neutral, Neutral, Warn, Good, Bad}}.panel(
@@ -66,9 +67,9 @@ func verdict() Dashboard {
 					plain(`topk(10, max by (comparison, route, metric, stat) (verdict_effect_lower_ratio{`+chosenRows+`} - verdict_margin_ratio{`+chosenRows+`}))`, "over margin")).size(24, 8),
 			}},
 			{"How the evidence grows", []Panel{
-				lines("Latency p99: effect, interval and margin", Share,
+				lines("Latency: effect, interval and margin", Share,
 					"The interval narrows as blocks come in. It is decided when it has left the margin on either side; a line that wanders with an interval that stays wide says that the rig is noisy.",
-					interval(chosenRows+`,metric="latency",stat="p99"`, "{{route}}")...),
+					interval(chosenRows+`,metric="latency",stat=~"$stat"`, "{{route}} {{stat}}")...),
 				lines("Errors: effect, interval and margin", Share,
 					"Share of pairs that only the system on trial failed less those that only the other did. Each pair is the same request, so that even few failures tell.",
 					interval(chosenRows+`,metric="errors"`, "{{route}}")...),

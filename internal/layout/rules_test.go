@@ -52,6 +52,10 @@ var importRules = []rule{
 		unless: []string{"cmd/..."},
 		why:    "heavy libraries are linked by the program alone",
 	}, {
+		who: []string{"dashboards"},
+		not: []string{"..."},
+		why: "what is shown is data, which a page and Grafana share: it needs nobody's code",
+	}, {
 		who: []string{"internal/..."},
 		not: []string{"appserver/...", "mirror/...", "loadgen/...", "verdict/...", "dashboards/...", "scenarios/..."},
 		why: "internal serves the components and knows none of them",
