@@ -174,7 +174,7 @@ func l(level, noise float64, labels ...string) line {
 	return line{m, level, noise}
 }
 
-// answers has the numbers of a run of the demonstration, rounded.
+// answers are made up, of the size that a mirror in front of a few servers has.
 var answers = []canned{
 	{[]string{"verdict_state"}, []line{l(2, 0, "comparison", "messages")}},
 	{[]string{`by (route) (rate(mirror_pairs_total`, "[5m]", "shadow_only_failed"}, []line{l(0.0003, 0, "route", "/threads"), l(0.0036, 0, "route", "/send"), l(0, 0, "route", "/search")}},

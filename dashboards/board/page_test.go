@@ -22,7 +22,6 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-
 // address is the site's page at moment.
 func (s *site) address() string { return s.URL + "/?end=" + moment.Format(time.RFC3339) }
 
@@ -49,7 +48,7 @@ func text(t *testing.T, tab *browser.Tab) string {
 	return browser.Eval[string](t, tab, "document.body.innerText")
 }
 
-func picture(t *testing.T, tab *browser.Tab, dir, name string) []byte {
+func picture(t *testing.T, tab *browser.Tab, dir, name string) {
 	t.Helper()
 	png, err := chromedp.Run(tab.Ctx, chromedp.CaptureScreenshot())
 	if err != nil {
@@ -60,7 +59,6 @@ func picture(t *testing.T, tab *browser.Tab, dir, name string) []byte {
 			t.Fatal(err)
 		}
 	}
-	return png
 }
 
 // TestPage looks at the page narrow and wide, light and dark: it fits, the browser

@@ -1,0 +1,107 @@
+package board
+
+import (
+	"bytes"
+	"cmp"
+	"flag"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"darklaunch/internal/testenv/browser"
+)
+
+var pictures = flag.String("pictures", "", "write pictures of the page to this `directory`")
+
+// biggest is what one picture may have, in bytes: they are kept with the code.
+const biggest = 150_000
+
+// TestPictures writes docs/pictures for make pictures: the page at a fixed time, of
+// canned data, so that the same page gives the same pictures.
+func TestPictures(t *testing.T) {
+	if *pictures == "" {
+		t.Skip("writes pictures, where -pictures says")
+	}
+	tab := browser.Open(t)
+	s := newSite(t, Config{Verdict: true, Mirror: AllActions()}, nil)
+	for _, p := range []struct {
+		name, scheme, section string
+		width, height         int64
+	}{
+		{"board-verdict", "light", "verdict", 1280, 800},
+		{"board-live-and-shadow", "dark", "compare", 1280, 1060},
+		{"board-mirror", "light", "mirror", 1280, 900},
+		{"board-phone", "dark", "verdict", 390, 844},
+	} {
+		media(t, tab, "", p.scheme)
+		s.open(t, tab, p.width, p.height)
+		// The bar of the window is no part of the page.
+		browser.Eval[bool](t, tab, fmt.Sprintf(`(() => {
+			const hidden = new CSSStyleSheet();
+			hidden.replaceSync("html { scrollbar-width: none; scroll-behavior: auto }");
+			document.adoptedStyleSheets.push(hidden);
+			if (%q !== "verdict") document.getElementById(%q).scrollIntoView();
+			return true;
+		})()`, p.section, p.section))
+		shot, err := chromedp.Run(tab.Ctx, chromedp.CaptureScreenshot())
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := png.Decode(bytes.NewReader(shot))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var small bytes.Buffer
+		if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, paletted(img)); err != nil {
+			t.Fatal(err)
+		}
+		if small.Len() > biggest {
+			t.Errorf("%s has %d bytes, want at most %d", p.name, small.Len(), biggest)
+		}
+		if err := os.WriteFile(filepath.Join(*pictures, p.name+".png"), small.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// paletted is img in its 256 most frequent colours: a page has few, and shades at the
+// edges of letters.
+func paletted(img image.Image) image.Image {
+	b := img.Bounds()
+	often := map[color.RGBA]int{}
+	at := func(x, y int) color.RGBA { return color.RGBAModel.Convert(img.At(x, y)).(color.RGBA) }
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			often[at(x, y)]++
+		}
+	}
+	colours := slices.SortedFunc(maps.Keys(often), func(p, q color.RGBA) int {
+		return cmp.Or(cmp.Compare(often[q], often[p]), cmp.Compare(p.R, q.R), cmp.Compare(p.G, q.G), cmp.Compare(p.B, q.B))
+	})
+	var few color.Palette
+	for _, c := range colours[:min(256, len(colours))] {
+		few = append(few, c)
+	}
+	nearest := map[color.RGBA]uint8{}
+	out := image.NewPaletted(b, few)
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			c := at(x, y)
+			i, ok := nearest[c]
+			if !ok {
+				i = uint8(few.Index(c))
+				nearest[c] = i
+			}
+			out.SetColorIndex(x, y, i)
+		}
+	}
+	return out
+}
