@@ -2,16 +2,13 @@ package board
 
 import (
 	"bytes"
-	"cmp"
 	"flag"
 	"fmt"
 	"image"
-	"image/color"
+	"image/draw"
 	"image/png"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -60,7 +57,7 @@ func TestPictures(t *testing.T) {
 			t.Fatal(err)
 		}
 		var small bytes.Buffer
-		if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, paletted(img)); err != nil {
+		if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, coarse(img)); err != nil {
 			t.Fatal(err)
 		}
 		if small.Len() > biggest {
@@ -72,36 +69,13 @@ func TestPictures(t *testing.T) {
 	}
 }
 
-// paletted is img in its 256 most frequent colours: a page has few, and shades at the
-// edges of letters.
-func paletted(img image.Image) image.Image {
-	b := img.Bounds()
-	often := map[color.RGBA]int{}
-	at := func(x, y int) color.RGBA { return color.RGBAModel.Convert(img.At(x, y)).(color.RGBA) }
-	for y := b.Min.Y; y < b.Max.Y; y++ {
-		for x := b.Min.X; x < b.Max.X; x++ {
-			often[at(x, y)]++
-		}
-	}
-	colours := slices.SortedFunc(maps.Keys(often), func(p, q color.RGBA) int {
-		return cmp.Or(cmp.Compare(often[q], often[p]), cmp.Compare(p.R, q.R), cmp.Compare(p.G, q.G), cmp.Compare(p.B, q.B))
-	})
-	var few color.Palette
-	for _, c := range colours[:min(256, len(colours))] {
-		few = append(few, c)
-	}
-	nearest := map[color.RGBA]uint8{}
-	out := image.NewPaletted(b, few)
-	for y := b.Min.Y; y < b.Max.Y; y++ {
-		for x := b.Min.X; x < b.Max.X; x++ {
-			c := at(x, y)
-			i, ok := nearest[c]
-			if !ok {
-				i = uint8(few.Index(c))
-				nearest[c] = i
-			}
-			out.SetColorIndex(x, y, i)
-		}
+// coarse is img with 32 shades a channel, which nobody sees on a page and which
+// take a third of the room.
+func coarse(img image.Image) image.Image {
+	out := image.NewRGBA(img.Bounds())
+	draw.Draw(out, out.Bounds(), img, img.Bounds().Min, draw.Src)
+	for i, v := range out.Pix {
+		out.Pix[i] = v&0xf8 | v>>5
 	}
 	return out
 }
