@@ -133,6 +133,10 @@ func (s *site) serveMirror(w http.ResponseWriter, r *http.Request) {
 	if !s.mirror.Enabled {
 		off = "killed"
 	}
+	if r.Method != "GET" {
+		json.NewEncoder(w).Encode(map[string]any{"enabled": s.mirror.Enabled, "off": off})
+		return
+	}
 	json.NewEncoder(w).Encode(map[string]any{"mirror": map[string]any{
 		"enabled": s.mirror.Enabled, "off": off, "salt": "messages", "experiment": "continued",
 		"sample": map[string]any{"sample_ppm": s.mirror.PPM, "admit_ppm": s.mirror.PPM, "effective_ppm": s.mirror.PPM, "sampled_users": 204, "shed_users": 0,
@@ -231,7 +235,7 @@ var answers = []canned{
 	{[]string{"0.50", "loadgen_lag"}, []line{l(0.00005, 0.1, "scenario", "messages")}},
 	{[]string{"0.99", "loadgen_lag"}, []line{l(0.0007, 0.25, "scenario", "messages")}},
 	{[]string{"loadgen_shed"}, []line{l(0, 0, "reason", "connections"), l(0, 0, "reason", "late")}},
-	{[]string{"loadgen_phase"}, []line{l(3, 0, "scenario", "messages")}},
+	{[]string{"loadgen_phase"}, []line{l(2, 0, "scenario", "messages")}},
 	{[]string{"appserver_requests_total"}, methods(1200, 340, 180, 90, 60, 30)},
 	{[]string{"0.99", "appserver_request_seconds"}, methods(0.021, 0.034, 0.018, 0.058, 0.019, 0.004)},
 	{[]string{"appserver_stage_seconds"}, []line{l(0.31, 0.05, "stage", "load"), l(0.22, 0.05, "stage", "commit"), l(0.11, 0.05, "stage", "fold"), l(0.05, 0.05, "stage", "reply")}},

@@ -187,6 +187,14 @@ func TestWithoutActions(t *testing.T) {
 	}
 }
 
+// kindOf is what Prometheus answers a request with.
+func kindOf(r *http.Request) string {
+	if r.URL.Path == "/api/v1/query" {
+		return "vector"
+	}
+	return "matrix"
+}
+
 // failing answers as one that is broken.
 func failing(code int, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -215,7 +223,9 @@ func TestBadInput(t *testing.T) {
 	}{
 		{name: "nothing there", says: []string{"No verdict is asked for.", "No mirror is given"}},
 		{name: "no target", change: func(s *site) {
-			s.prom = failing(200, `{"status":"success","data":{"resultType":"matrix","result":[]}}`)
+			s.prom = func(w http.ResponseWriter, r *http.Request) {
+				fmt.Fprintf(w, `{"status":"success","data":{"resultType":%q,"result":[]}}`, kindOf(r))
+			}
 			s.rules = []byte(`{"status":"success","data":{"groups":[]}}`)
 		}, says: []string{"There is no data: no program that is scraped says anything of it", "Prometheus evaluates no alerting rules."}},
 		{name: "Prometheus fails", change: func(s *site) {
@@ -239,11 +249,7 @@ func TestBadInput(t *testing.T) {
 					series = append(series, fmt.Sprintf(`{"metric":{"route":%q,"method":%q,"op":%q,"cache":%q},"values":[[%d,"%d"]],"value":[%d,"%d"]}`,
 						hostile, fmt.Sprint(i, hostile), hostile, fmt.Sprint(i, hostile), moment.Unix(), i+1, moment.Unix(), i))
 				}
-				kind := "matrix"
-				if r.URL.Path == "/api/v1/query" {
-					kind = "vector"
-				}
-				fmt.Fprintf(w, `{"status":"success","data":{"resultType":%q,"result":[%s]}}`, kind, strings.Join(series, ","))
+				fmt.Fprintf(w, `{"status":"success","data":{"resultType":%q,"result":[%s]}}`, kindOf(r), strings.Join(series, ","))
 			}
 		}, says: []string{"<script>document.title", "series are not drawn"}},
 		{name: "old values", change: func(s *site) {

@@ -14,12 +14,15 @@ const lookOf = (series, index, looks) => {
   return {stroke: css(`--p${index % 8}`), dash: dashes[Math.floor(index / 2) % dashes.length], width: 2};
 };
 
-const axes = (unit, hour) => {
+const minutes = new Intl.DateTimeFormat("en-GB", {hour: "2-digit", minute: "2-digit"});
+const seconds = new Intl.DateTimeFormat("en-GB", {hour: "2-digit", minute: "2-digit", second: "2-digit"});
+const ticks = [1, 2, 5, 10, 15, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600];
+
+const axes = unit => {
   const ink = css("--soft"), line = css("--line"), font = "11px system-ui, sans-serif";
   const axis = {stroke: ink, font, ticks: {show: false}, grid: {stroke: line, width: 1}};
-  const time = new Intl.DateTimeFormat("en-GB", {hour: "2-digit", minute: "2-digit", second: hour ? undefined : "2-digit"});
   return [
-    {...axis, grid: {show: false}, size: 26, space: 72, values: (u, ts) => ts.map(t => time.format(t * 1000))},
+    {...axis, grid: {show: false}, size: 26, space: 56, incrs: ticks, values: (u, ts, axis, space, step) => ts.map(t => (step < 60 ? seconds : minutes).format(t * 1000))},
     {...axis, size: 58, space: 34, gap: 6, values: (u, vs) => onAxis(vs, unit)},
   ];
 };
@@ -33,8 +36,8 @@ const range = (u, low, high) => {
 };
 
 const frameOf = (box, frame, unit, more) => ({
-  width: Math.max(220, box.clientWidth), height: printing.now ? 150 : 170, ms: 1e-3, padding: [8, 8, 0, 0],
-  legend: {show: false}, axes: axes(unit, frame.end - frame.start > 600),
+  width: Math.max(220, box.clientWidth), height: printing.now ? 150 : 170, ms: 1e-3, padding: [8, 16, 0, 0],
+  legend: {show: false}, axes: axes(unit),
   cursor: {sync: {key: "board"}, points: {size: 6}, drag: {x: false, y: false}},
   ...more,
   scales: {x: {time: true, range: () => [frame.start, frame.end]}, ...more.scales},

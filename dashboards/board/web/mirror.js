@@ -151,5 +151,6 @@ const confirmed = (title, text, yes, tone) => new Promise(answer => {
   dialog.replaceChildren(el("form", {method: "dialog"}, el("h2", {id: "confirm-title"}, title), el("p", {}, text),
     el("div", {class: "buttons"}, el("button", {value: "no", class: "quiet"}, "Cancel"), el("button", {value: "yes", class: tone, autofocus: true}, yes))));
   dialog.addEventListener("close", () => answer(dialog.returnValue === "yes"), {once: true});
+  dialog.onkeydown = e => { if (e.repeat && e.key === "Enter") e.preventDefault(); }; // the key that asked must not answer
   dialog.showModal();
 });

@@ -221,7 +221,7 @@ class Panel {
     this.plot.replaceChildren(...states(this.frame, found.slice(0, mostSeries), this.spec.states ?? []));
     const words = found.slice(0, mostSeries).map(s => {
       const state = (this.spec.states ?? []).find(k => k.value === s.values.get(lastOf(s)));
-      return `${s.name} is ${state ? state.text : "not known"}`;
+      return `${s.name}: ${state ? state.text : "not known"}`;
     });
     render(this.legend, words, () => el("p", {class: "soft"}, clip(words.join(", ") + ".", 300)));
     this.say(this.freshness(found), "warn");
