@@ -109,9 +109,12 @@ class MirrorView {
     this.log.append(el("li", {}, el("time", {}, clock(Date.now())), " ", text));
     while (this.log.children.length > mostLines) this.log.firstChild.remove();
     byId("said").textContent = text;
+    clearTimeout(this.fade);
+    this.fade = setTimeout(() => { byId("said").textContent = ""; }, 20_000);
   }
 
   async act(what, method, path, value, done) {
+    const place = document.activeElement?.closest("#switches, #sampling");
     this.pending = what;
     this.draw();
     try {
@@ -122,6 +125,8 @@ class MirrorView {
     this.pending = null;
     await this.poll();
     this.draw();
+    // The button that was pressed has become another one.
+    if (document.activeElement === document.body) place?.querySelector("button")?.focus();
   }
 
   async kill() {
