@@ -86,8 +86,6 @@ func storage() Dashboard {
 					hbase("0.50"), hbase("0.99")),
 				lines("Operations by result", PerSecond, "As the client ends them. Errors that the server does not show above were retried.",
 					plain(`sum by (operation, result) (rate(gohbase_operation_duration_seconds_count{}`+rate+`))`, "{{operation}} {{result}}")),
-				lines("Flushes of batches", PerSecond, "Why calls to a region server were sent: the batch was full, its time was up, or the queue was empty. Most by time with much load: batches are too long.",
-					plain(`sum by (reason) (rate(gohbase_batch_flush_count{}`+rate+`))`, "{{reason}}")).size(24, 8),
 			}},
 		},
 	}

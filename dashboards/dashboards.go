@@ -290,22 +290,23 @@ func heatmap(title, description string, q Query) Panel {
 
 // A stateset is a metric with a series for each state, 1 for the one that it is in.
 type stateset struct {
-	metric, by string   // the labels that tell its subjects apart
-	states     []string // values of the label that names the state
-	label      string
-	levels     []Level // by state
+	metric string
+	by     string   // the labels that tell its subjects apart
+	states []string // in order
+	label  string   // whose values they are
+	levels []Level  // what they mean
 }
 
 // panel shows a stateset, each subject a line: PromQL has no text for values, so
-// the states are numbered from 1.
+// the states are numbered from 1. Where processes differ, the last state counts.
 func (s stateset) panel(title, description, legend string) Panel {
 	var terms []string
 	p := Panel{Kind: Timeline, Title: title, Unit: None, Description: description, Width: 24, Height: 5}
 	for i, state := range s.states {
 		p.States = append(p.States, State{i + 1, strings.ReplaceAll(state, "_", " "), s.levels[i]})
-		terms = append(terms, strconv.Itoa(i+1)+" * max by ("+s.by+") ("+s.metric+`{`+s.label+`="`+state+`"})`)
+		terms = append(terms, strconv.Itoa(i+1)+" * "+s.metric+`{`+s.label+`="`+state+`"}`)
 	}
-	p.Queries = []Query{{Expr: strings.Join(terms, " + "), Legend: legend}}
+	p.Queries = []Query{{Expr: "max by (" + s.by + ") (" + strings.Join(terms, " or ") + ")", Legend: legend}}
 	return p
 }
 

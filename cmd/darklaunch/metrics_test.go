@@ -56,10 +56,7 @@ var planned = [][2]string{
 // conditional are exported by some configurations, and not by the one that is run.
 var conditional = map[string][][2]string{
 	"mirror": {{"mirror_ids_total{front,role,outcome}", "Where ids are translated: ids that live and a role name differently, by what became of them."}},
-	"live": {
-		{"gohbase_operation_duration_seconds{operation,result}", "Of HBase's client library, with HBase as the store: operations with their retries. Classic buckets alone."},
-		{"gohbase_batch_flush_count{reason}", "Of HBase's client library: batches that were sent, by why then."},
-	},
+	"live":   {{"gohbase_operation_duration_seconds{operation,result}", "Of HBase's client library, with HBase as the store: operations with their retries. Classic buckets alone."}},
 }
 
 // everywhere are those of any program that the dashboards show; more come with them.

@@ -272,7 +272,7 @@ func legend() common.VizLegendOptions {
 
 func numbers(to *dashboard.Panel, p *dashboards.Panel) {
 	o := stat.NewOptions()
-	o.GraphMode = common.BigValueGraphModeNone
+	o.GraphMode, o.Orientation = common.BigValueGraphModeNone, common.VizOrientationAuto
 	o.ReduceOptions = common.ReduceDataOptions{Calcs: []string{"lastNotNull"}}
 	if p.Thresholds == nil {
 		o.ColorMode = common.BigValueColorModeNone
@@ -306,13 +306,14 @@ func density(to *dashboard.Panel, unit string) {
 	o := heatmap.NewOptions()
 	o.YAxis.Unit = &unit
 	o.Color.Mode, o.Color.Scheme = new(heatmap.HeatmapColorModeScheme), "Viridis" // as bright as it is dense, in grey too
-	o.Tooltip.YHistogram = new(true)
+	o.Tooltip.Mode, o.Tooltip.YHistogram = common.TooltipDisplayModeSingle, new(true)
 	to.Type, to.Options = "heatmap", o
 }
 
 func timeline(to *dashboard.Panel, p *dashboards.Panel) {
 	o := statetimeline.NewOptions()
 	o.Legend, o.ShowValue = legend(), common.VisibilityModeAlways // the text is what tells states apart
+	o.Tooltip = common.VizTooltipOptions{Mode: common.TooltipDisplayModeSingle, Sort: common.SortOrderNone}
 	to.Type, to.Options = "state-timeline", o
 	texts := map[string]dashboard.ValueMappingResult{}
 	for i, s := range p.States {
