@@ -165,6 +165,7 @@ func TestSwitches(t *testing.T) {
 		press(kb.Enter)
 		tab.Await(t, fmt.Sprintf(`document.getElementById("said").textContent === %q && document.getElementById("log").innerText.includes(%q)`, step.says, step.says))
 	}
+	tab.Await(t, `document.activeElement.textContent === "Stop mirroring"`) // where the button was that is gone
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if want := []string{"PUT /api/v1/sample", "PUT /api/v1/sample", "POST /api/v1/kill", "POST /api/v1/resume"}; !slices.Equal(s.asked, want) {
