@@ -34,12 +34,9 @@ func TestBoardKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	api := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: admin})
-	direct := api.Director
-	api.Director = func(r *http.Request) {
-		direct(r)
-		r.Host = admin // the mirror answers to its own name alone
-	}
+	api := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "http", Host: admin}) // its name too: the mirror answers to no other
+	}}
 	mux := http.NewServeMux()
 	mux.Handle("/", page)
 	mux.Handle("/darklaunch/mirror/", http.StripPrefix("/darklaunch/mirror", board.Actions(board.AllActions(), nil, api)))

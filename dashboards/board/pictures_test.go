@@ -75,7 +75,8 @@ func coarse(img image.Image) image.Image {
 	out := image.NewRGBA(img.Bounds())
 	draw.Draw(out, out.Bounds(), img, img.Bounds().Min, draw.Src)
 	for i, v := range out.Pix {
-		out.Pix[i] = v&0xf8 | v>>5
+		v = uint8(min(int(v)+4, 0xff)) & 0xf8
+		out.Pix[i] = v | v>>5
 	}
 	return out
 }
