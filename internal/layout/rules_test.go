@@ -52,6 +52,11 @@ var importRules = []rule{
 		unless: []string{"cmd/..."},
 		why:    "heavy libraries are linked by the program alone",
 	}, {
+		who:    []string{"dashboards/prom/...", "dashboards/rules/..."},
+		not:    []string{"..."},
+		except: []string{"dashboards/rules", "internal/..."},
+		why:    "what shows metrics knows their names, and none of the programs that have them",
+	}, {
 		who: []string{"internal/..."},
 		not: []string{"appserver/...", "mirror/...", "loadgen/...", "verdict/...", "dashboards/...", "scenarios/..."},
 		why: "internal serves the components and knows none of them",

