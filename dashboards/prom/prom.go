@@ -232,16 +232,27 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Go(s.rules.Run)
 	<-ctx.Done()
 	s.rules.Stop() // before its queries lose their store
+	s.awaitPools()
 	s.scraper.Stop()
 	s.notifier.Stop()
 	wg.Wait()
 	return s.close()
 }
 
-// Close closes a server that does not run.
+// awaitPools waits until the scraper has its targets, for a second at most: a
+// Stop that overtakes them would leave them scraping.
+func (s *Server) awaitPools() {
+	for end := time.Now().Add(time.Second); len(s.scraper.ScrapePools()) < len(jobs(s.cfg.Targets)) && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Close closes a server that has not been run.
 func (s *Server) Close() error {
+	var wg sync.WaitGroup
+	wg.Go(s.rules.Run) // its groups wait to be let go, and Stop for their end
 	s.rules.Stop()
-	s.scraper.Stop()
+	wg.Wait()
 	s.notifier.Stop()
 	return s.close()
 }
@@ -326,6 +337,7 @@ func (s *Server) openStore() error {
 		return fmt.Errorf("open %s: %w", filepath.Clean(s.cfg.Dir), err)
 	}
 	guard.to, s.db, s.store = db, db, guard
+	guard.open.Store(true)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package prom
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -340,6 +342,45 @@ func TestManySeries(t *testing.T) {
 	if got := s.condition(TargetDown); !strings.Contains(got, errManySeries.Error()) {
 		t.Errorf("got %q, want why", got)
 	}
+	// What the log holds is read, whatever the bound is by then.
+	s.stop()
+	cfg.MaxSeries, cfg.Targets = 10, nil
+	again, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStopAtOnce stops servers that have hardly begun, with all that they do, and
+// holds that nothing of theirs goes on.
+func TestStopAtOnce(t *testing.T) {
+	cfg := fast(t.TempDir(), target(t))
+	cfg.Rules = []Rules{{Name: "test", Text: []byte("groups: [{name: g, interval: 100ms, rules: [{alert: Always, expr: vector(1)}]}]")}}
+	for range 20 {
+		s, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = Open(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "what was started to end", func() bool {
+		stacks := make([]byte, 4<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return !bytes.Contains(stacks, []byte("scrape.(*scrapeLoop).run")) && !bytes.Contains(stacks, []byte("rules.(*Group).run"))
+	})
 }
 
 // TestFullDisk takes the room away and gives it back: meanwhile samples are

@@ -41,6 +41,7 @@ type guarded struct {
 	maxSeries int64
 	free      func(dir string) (uint64, error)
 
+	open    atomic.Bool // the log has been read: what is in it is not refused
 	series  atomic.Int64
 	refused atomic.Int64 // when a series was refused last, Unix ns
 
@@ -103,7 +104,7 @@ func free(dir string) (uint64, error) {
 
 // PreCreation implements tsdb.SeriesLifecycleCallback.
 func (g *guarded) PreCreation(labels.Labels) error {
-	if g.series.Load() < g.maxSeries {
+	if !g.open.Load() || g.series.Load() < g.maxSeries {
 		return nil
 	}
 	g.refused.Store(time.Now().UnixNano())
