@@ -66,6 +66,11 @@ var importRules = []rule{
 		except: []string{"appserver/legacy", "appserver/search"},
 		why:    "the old systems know nothing of the new one, but tell words as it does",
 	}, {
+		who:    []string{"dashboards/prom/...", "dashboards/rules/..."},
+		not:    []string{"..."},
+		except: []string{"dashboards/rules", "internal/..."},
+		why:    "what shows metrics knows their names, and none of the programs that have them",
+	}, {
 		who: []string{"internal/..."},
 		not: []string{"appserver/...", "mirror/...", "loadgen/...", "verdict/...", "dashboards/...", "scenarios/..."},
 		why: "internal serves the components and knows none of them",

@@ -155,7 +155,7 @@ func TestSetup(t *testing.T) {
 				m.programs = nil
 				os.RemoveAll(filepath.Join(m.Cache, "hbase-2.5.11-hadoop3"))
 			},
-			missing: []Tool{Java, HBase, Memcached, Nginx, HAProxy, Wrk, H2load, Chromium},
+			missing: []Tool{Java, HBase, Memcached, Nginx, HAProxy, Wrk, H2load, Prometheus, Chromium},
 		},
 		{
 			name: "apt fails, the rest goes on", change: func(m *machine) {
