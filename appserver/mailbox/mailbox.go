@@ -62,12 +62,37 @@ var (
 	ErrLate = errors.New("watch has ended")
 )
 
+// Moved is the error that says that the user is in another cell; it is an ErrLost.
+// Nothing was done.
+type Moved struct {
+	// Cell where the user is. Empty: the user is on the way here.
+	Cell string
+	// Generation of that place: how often the user has been moved.
+	Generation uint64
+}
+
+func (m *Moved) Error() string {
+	if m.Cell == "" {
+		return "mailbox is being moved to this cell"
+	}
+	return "mailbox is in cell " + m.Cell
+}
+
+// Unwrap returns ErrLost.
+func (*Moved) Unwrap() error { return ErrLost }
+
 // Config of a Pool.
 type Config struct {
 	// Store keeps the rows. It is the caller's to close, after Run has returned.
 	Store store.Store
 	// View is the members as this server sees them, for claims. Nil: it is alone.
 	View func() store.Ring
+	// Begin is asked before the first claim of a row that nobody has written yet, and may
+	// refuse with an error: a *Moved, if the user is another cell's. Nil: any may begin.
+	Begin func(ctx context.Context, u action.User) error
+	// Owns reports whether this server should serve a user: then it delivers what the
+	// user's outbox holds, though nobody asks for the mailbox. Nil: it should.
+	Owns func(u action.User) bool
 	// Deliver brings an entry of a mailbox's outbox to its recipient, and returns when
 	// the recipient's mailbox holds it durably. It is repeated until it returns nil, so
 	// that it must not matter how often. Nil: there are no deliveries.
@@ -133,6 +158,9 @@ func (c Config) withDefaults() Config {
 	if c.View == nil {
 		c.View = func() store.Ring { return store.Ring{} }
 	}
+	if c.Owns == nil {
+		c.Owns = func(action.User) bool { return true }
+	}
 	if c.Strict == nil {
 		c.Strict = func() bool { return false }
 	}
@@ -161,7 +189,8 @@ type Pool struct {
 	bytes  int64                                    // of boxes
 	closed bool
 
-	preloads int // under way
+	preloads int           // under way
+	owing    chan struct{} // holds a token if outboxes are to be looked for in the store
 }
 
 // maxOwned bounds the rows that the pool remembers owning, some 200 bytes each.
@@ -174,7 +203,7 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
-	p := &Pool{cfg: cfg, analyzer: analyzer, metrics: newMetrics(cfg.Registerer, cfg.CacheBytes)}
+	p := &Pool{cfg: cfg, analyzer: analyzer, metrics: newMetrics(cfg.Registerer, cfg.CacheBytes), owing: make(chan struct{}, 1)}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	// The bounds of both are kept here; those of the library count entries alone.
 	p.boxes, _ = simplelru.NewLRU[action.User, *box](1<<31-1, nil)
@@ -231,21 +260,46 @@ func (p *Pool) flushOld() {
 	}
 }
 
-// redeliver loads the mailboxes whose outboxes hold something, so that it is delivered
-// though their users stay away.
+// Redeliver looks for outboxes that hold something among the rows of the store that
+// this server should serve, soon. It is called when there may be more of those; Run
+// begins with it.
+func (p *Pool) Redeliver() {
+	select {
+	case p.owing <- struct{}{}:
+	default: // somebody has said so already
+	}
+}
+
+// redeliver loads mailboxes whose outboxes hold something, so that it is delivered
+// though their users stay away: whenever Redeliver has been called.
 func (p *Pool) redeliver() {
+	p.Redeliver()
+	for {
+		select {
+		case <-p.owing:
+		case <-p.ctx.Done():
+			return
+		}
+		p.redeliverAll()
+	}
+}
+
+func (p *Pool) redeliverAll() {
+	// What precedes the first entry is no entry.
+	span := store.Span{Family: store.Outbox, From: action.Qualifier(1), Limit: 1}
 	for left := (store.Range{}); p.ctx.Err() == nil; {
 		var err error
 		var row store.Row
-		for row, err = range p.cfg.Store.Scan(p.ctx, left, store.Span{Family: store.Outbox, Limit: 1}) {
+		for row, err = range p.cfg.Store.Scan(p.ctx, left, span) {
 			if err != nil {
 				break
 			}
 			left = left.After(row.User)
-			if len(row.Of(store.Outbox)) == 0 || row.Fence.Flags&store.Sealed != 0 {
+			u := action.User(row.User)
+			if len(row.Of(store.Outbox)) == 0 || row.Fence.Flags&store.Sealed != 0 || !u.Valid() || !p.cfg.Owns(u) {
 				continue
 			}
-			err := p.Read(p.ctx, action.User(row.User), func(*State) error { return nil })
+			err := p.Read(p.ctx, u, func(*State) error { return nil })
 			if errors.Is(err, ErrClosed) {
 				return
 			}
