@@ -46,7 +46,7 @@ func newMetrics(reg prometheus.Registerer, hooks []Hook) *metrics {
 		shed:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "appserver_shed_total", Help: "Calls refused because there were too many."}, []string{"reason"}),
 	}
 	reg.MustRegister(m.requests, m.seconds, m.stages, m.inflight, m.shed)
-	for _, service := range []grpc.ServiceDesc{messagesv1.Messages_ServiceDesc, messagesv1.Delivery_ServiceDesc} {
+	for _, service := range []grpc.ServiceDesc{messagesv1.Messages_ServiceDesc, messagesv1.Delivery_ServiceDesc, messagesv1.Transfer_ServiceDesc} {
 		for _, method := range service.Methods {
 			m.requests.WithLabelValues(method.MethodName, "none", codes.OK.String())
 			m.seconds.WithLabelValues(method.MethodName)
@@ -97,8 +97,9 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 	}
 	ctx, span := s.tracer.Start(traced(ctx), method)
 	defer span.End()
-	_ = grpc.SetHeader(ctx, metadata.Pairs("x-served-by", s.cfg.Name)) // fails where there is no connection
-	return s.hooked(ctx, method, request, handler, s.cfg.Hooks)
+	return s.routed(ctx, info.FullMethod, request, func(ctx context.Context) (any, error) {
+		return s.hooked(ctx, method, request, handler, s.cfg.Hooks)
+	})
 }
 
 // traced is ctx with the trace that the call is part of, if its metadata names one.
@@ -143,8 +144,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 		s.metrics.shed.WithLabelValues("watches").Inc()
 		return shed("too many streams", time.Second)
 	}
-	_ = ss.SetHeader(metadata.Pairs("x-served-by", s.cfg.Name)) // fails where there is no connection
-	err := handler(srv, ss)
+	err := s.routedWatch(ss)
 	s.metrics.requests.WithLabelValues("Watch", "none", status.Code(err).String()).Inc()
 	return err
 }
