@@ -96,6 +96,9 @@ type Server struct {
 	tracer   trace.Tracer
 	answers  map[string]protoreflect.MessageType // of methods that are forwarded, by their full names
 
+	// moving is called after each step of a move, which its error ends. Nil but in tests.
+	moving func(step) error
+
 	ended   chan struct{} // closed by EndStreams
 	endOnce sync.Once
 }

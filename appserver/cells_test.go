@@ -58,6 +58,7 @@ type testServer struct {
 	router *client.Router
 	conn   *client.Client // for callers, past the proxy
 	raw    *grpc.ClientConn
+	server *Server
 }
 
 // newWorld starts cells with so many servers each.
@@ -146,6 +147,7 @@ func (w *world) start(s *testServer, l net.Listener) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	s.server = server
 	g := grpc.NewServer(server.Options()...)
 	server.Register(g)
 	ctx, cancel := context.WithCancel(context.Background())

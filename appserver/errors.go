@@ -55,7 +55,7 @@ func grpcError(err error, key string) error {
 	}
 	moved, isMoved := errors.AsType[*mailbox.Moved](err)
 	switch {
-	case isMoved && moved.Cell != "" && !errors.Is(err, mailbox.ErrUnknown):
+	case isMoved && !errors.Is(err, mailbox.ErrUnknown):
 		return withDetails(codes.FailedPrecondition, "the mailbox is in another cell",
 			&messagesv1.WrongCell{Cell: moved.Cell, DirectoryVersion: moved.Generation})
 	case errors.Is(err, mailbox.ErrUnknown) && errors.Is(err, context.DeadlineExceeded):

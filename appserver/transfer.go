@@ -36,10 +36,17 @@ func (s *Server) Move(ctx context.Context, r *messagesv1.MoveRequest) (*messages
 	case r.GetFrom() == "" || r.GetFrom() == s.cfg.Cell:
 		return nil, invalid("from", "want another cell than %s", s.cfg.Cell)
 	}
-	m := &move{s: s, user: u, from: r.GetFrom(), generation: r.GetGeneration(), old: messagesv1.NewTransferClient(s.cfg.Router.At(r.GetFrom()))}
+	step := func(step) error { return nil }
+	if s.moving != nil {
+		step = s.moving
+	}
+	m := &move{step: step, s: s, user: u, from: r.GetFrom(), generation: r.GetGeneration(), old: messagesv1.NewTransferClient(s.cfg.Router.At(r.GetFrom()))}
 	err = m.do(ctx)
 	if err == nil {
 		err = s.cfg.Directory.Publish(ctx, string(u), directory.Place{Cell: s.cfg.Cell, Generation: m.generation})
+	}
+	if err == nil {
+		err = step(published)
 	}
 	if err != nil {
 		s.cfg.Log.Warn("a user could not be moved here, yet", "user", u, "from", m.from, "generation", m.generation, "err", err)
@@ -51,8 +58,11 @@ func (s *Server) Move(ctx context.Context, r *messagesv1.MoveRequest) (*messages
 
 // moveError is what a caller is told.
 func moveError(err error) error {
-	if _, ok := status.FromError(err); ok {
-		return err
+	if s, ok := status.FromError(err); ok && s.Code() != codes.Unknown {
+		return s.Err() // with the details of what was asked of the other cell
+	}
+	if m, ok := errors.AsType[*mailbox.Moved](err); ok {
+		return grpcError(m, "")
 	}
 	if errors.Is(err, mailbox.ErrLost) || errors.Is(err, directory.ErrConflict) {
 		return status.Error(codes.FailedPrecondition, err.Error())
@@ -60,9 +70,23 @@ func moveError(err error) error {
 	return status.Error(codes.Unavailable, err.Error())
 }
 
+// step is what of a move is done.
+type step int
+
+const (
+	begun step = iota
+	copied
+	sealed
+	finished
+	opened
+	published
+	steps
+)
+
 // move brings a user here.
 type move struct {
 	s          *Server
+	step       func(step) error // called after each; an error ends the move there
 	user       action.User
 	from       string
 	generation uint64
@@ -77,38 +101,50 @@ type move struct {
 func (m *move) do(ctx context.Context) error {
 	out := metadata.AppendToOutgoingContext(ctx, "x-user", string(m.user))
 	var err error
-	m.arrival, err = m.s.pool.Arrive(ctx, m.user, m.generation)
+	m.arrival, err = m.s.pool.Arrive(ctx, m.user, m.from, m.generation)
 	if errors.Is(err, mailbox.ErrArrived) {
 		return nil // all that is left is to say so
 	}
 	if err != nil {
 		return err
 	}
+	if err := m.step(begun); err != nil {
+		return err
+	}
 	if err := m.copy(ctx, out, false); err != nil {
 		return err
 	}
+	if err := m.step(copied); err != nil {
+		return err
+	}
 	begin := time.Now()
-	sealed, err := m.old.Seal(out, &messagesv1.SealRequest{To: m.s.cfg.Cell, Generation: m.generation})
+	closed, err := m.old.Seal(out, &messagesv1.SealRequest{To: m.s.cfg.Cell, Generation: m.generation})
 	if err != nil {
 		return fmt.Errorf("seal in cell %s: %w", m.from, err)
 	}
-	m.seq = sealed.GetActions()
+	m.seq = closed.GetActions()
+	if err := m.step(sealed); err != nil {
+		return err
+	}
 	if err := m.copy(ctx, out, true); err != nil {
 		return err
 	}
 	if m.copied != m.seq {
 		return fmt.Errorf("cell %s has sealed %d actions, and given %d: %w", m.from, m.seq, m.copied, mailbox.ErrCorrupt)
 	}
+	if err := m.step(finished); err != nil {
+		return err
+	}
 	if err := m.arrival.Open(ctx, m.seq); err != nil {
 		return err
 	}
 	m.closed = time.Since(begin)
-	return nil
+	return m.step(opened)
 }
 
-// copy copies what the old row's log has beyond what is here, and when it is sealed the
-// outbox.
-func (m *move) copy(ctx, out context.Context, sealed bool) error {
+// copy copies what the old row's log has beyond what is here; all is with the outbox, of a
+// sealed row.
+func (m *move) copy(ctx, out context.Context, all bool) error {
 	stream, err := m.old.Export(out, &messagesv1.ExportRequest{After: m.copied}, grpc.MaxCallRecvMsgSize(store.MaxPut))
 	if err != nil {
 		return fmt.Errorf("export of cell %s: %w", m.from, err)
@@ -128,7 +164,7 @@ func (m *move) copy(ctx, out context.Context, sealed bool) error {
 			case cell.Family == store.Actions && string(cell.Qualifier) == string(action.Qualifier(m.copied+1)):
 				m.copied++
 			case cell.Family == store.Outbox:
-				if !sealed { // what is due may have been delivered when the row is sealed
+				if !all { // what is due may have been delivered when the row is sealed
 					continue
 				}
 			default:
@@ -178,6 +214,12 @@ func (s *Server) Seal(ctx context.Context, r *messagesv1.SealRequest) (*messages
 	}
 	if r.GetTo() == "" || r.GetTo() == s.cfg.Cell {
 		return nil, invalid("to", "want another cell than %s", s.cfg.Cell)
+	}
+	if s.cfg.Router != nil && !forwarded(ctx) {
+		// Who has the mailbox in memory is to answer no more from it.
+		if owner := s.cfg.Router.OwnerConn(string(u)); owner != nil {
+			return messagesv1.NewTransferClient(owner).Seal(onward(ctx), r)
+		}
 	}
 	seq, err := s.pool.Seal(ctx, u, r.GetTo(), r.GetGeneration())
 	if err != nil {

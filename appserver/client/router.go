@@ -456,6 +456,37 @@ func (r *Router) attempt(ctx context.Context, user, addr string, ring bool, p *p
 // serves a user. A unary call that reaches none goes on to the next.
 func (r *Router) At(cell string) grpc.ClientConnInterface { return &cellConn{r, cell} }
 
+// OwnerConn returns a connection to the server of the own cell that should serve a user,
+// whose calls are marked as forwarded; nil if that is the own server, or not known.
+func (r *Router) OwnerConn(user string) grpc.ClientConnInterface {
+	addr, ok := r.Owner(user)
+	if !ok || addr == r.cfg.Self {
+		return nil
+	}
+	return &serverConn{r, addr}
+}
+
+type serverConn struct {
+	r    *Router
+	addr string
+}
+
+func (c *serverConn) Invoke(ctx context.Context, method string, request, response any, opts ...grpc.CallOption) error {
+	p, err := c.r.peer(c.addr)
+	if err != nil {
+		return err
+	}
+	return p.conn.Invoke(c.r.marked(ctx), method, request, response, opts...)
+}
+
+func (c *serverConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	p, err := c.r.peer(c.addr)
+	if err != nil {
+		return nil, err
+	}
+	return p.conn.NewStream(c.r.marked(ctx), desc, method, opts...)
+}
+
 type cellConn struct {
 	r    *Router
 	cell string

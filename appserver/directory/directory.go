@@ -230,6 +230,21 @@ func (d *Directory) Lookup(ctx context.Context, user string) (Place, error) {
 	return p, nil
 }
 
+// Fresh is Lookup by what the keeper has now, for who is about to move a user.
+func (d *Directory) Fresh(ctx context.Context, user string) (Place, error) {
+	s, err := d.readSlice(ctx, SliceOf(user))
+	if err != nil {
+		return Place{}, fmt.Errorf("look up %s: %w", user, err)
+	}
+	d.mu.Lock()
+	d.cache(s)
+	d.mu.Unlock()
+	if p, ok := s.place(user); ok {
+		return p, nil
+	}
+	return d.Lookup(ctx, user)
+}
+
 // Known returns what Lookup would without asking anybody.
 func (d *Directory) Known(user string) (p Place, ok bool) {
 	d.mu.Lock()

@@ -9,7 +9,7 @@
 //	commit    put (epoch, seq+k, new tag) with k actions; k = 0 flushes what was made from them
 //	hand over put (epoch, seq, new tag, the newer ring); the row is no longer ours
 //	seal      put (epoch+1, seq, new tag, sealed, generation+1); the row is nobody's any more
-//	arrive    put (epoch+1, seq, new tag, sealed, generation) on an absent or a sealed row; then
+//	arrive    put (epoch+1, seq, new tag, arriving, generation) on an absent or a sealed row; then
 //	          commits, whose rows stay sealed, and
 //	open      put (epoch+1, seq+k, new tag), no longer sealed; the row is anybody's to claim
 //
@@ -185,17 +185,17 @@ func (o *Owner) Seal(tag store.Tag) Write {
 }
 
 // Arrive begins to take a row into which a user is to be moved, as a generation, which
-// is above 0. The row is absent, or sealed: by who left it (left) as an earlier
-// generation, or by an earlier attempt to arrive. It stays sealed. ErrOpen: it is
-// neither. The owner must be Out.
-func (o *Owner) Arrive(seen store.Fence, left bool, generation uint64, tag store.Tag) (Write, error) {
-	has := seen.Flags.Generation()
-	if seen != (store.Fence{}) && seen.Flags&store.Sealed == 0 || has > generation || has == generation && left {
+// is above 0. The row is absent, or sealed: by who left it as an earlier generation, or
+// by an attempt to arrive as none later. It stays sealed. ErrOpen: it is neither. The
+// owner must be Out.
+func (o *Owner) Arrive(seen store.Fence, generation uint64, tag store.Tag) (Write, error) {
+	has, left := seen.Flags.Generation(), seen.Flags&store.Arriving == 0
+	if seen != (store.Fence{}) && (seen.Flags&store.Sealed == 0 || has > generation || has == generation && left) {
 		return Write{}, ErrOpen
 	}
 	next := seen
 	next.Epoch++
-	next.Flags = next.Flags.WithGeneration(generation) | store.Sealed
+	next.Flags = next.Flags.WithGeneration(generation) | store.Sealed | store.Arriving
 	return o.begin(Out, Claiming, seen, next, tag), nil
 }
 
@@ -205,7 +205,7 @@ func (o *Owner) Open(seq uint64, tag store.Tag) Write {
 	next := o.held
 	next.Epoch++
 	next.Seq = seq
-	next.Flags &^= store.Sealed
+	next.Flags &^= store.Sealed | store.Arriving
 	return o.begin(Owning, Leaving, o.held, next, tag)
 }
 

@@ -167,35 +167,35 @@ func TestClaim(t *testing.T) {
 // TestArrive: a row is taken for a user who comes as a generation, and opened; who comes
 // late, or to a row that is in use, takes nothing.
 func TestArrive(t *testing.T) {
+	const arriving = store.Sealed | store.Arriving
 	at := func(generation uint64, flags store.Flags) store.Fence {
 		return store.Fence{Epoch: 3, Seq: 7, Tag: store.Tag{1}, Flags: flags.WithGeneration(generation)}
 	}
 	for _, tt := range []struct {
 		name string
 		seen store.Fence
-		left bool
 		want error
 	}{
-		{"absent", store.Fence{}, false, nil},
-		{"left before", at(4, store.Sealed), true, nil},
-		{"left as that generation", at(5, store.Sealed), true, fence.ErrOpen},
-		{"left later", at(6, store.Sealed), true, fence.ErrOpen},
-		{"given up", at(5, store.Sealed), false, nil},
-		{"an older one given up", at(2, store.Sealed), false, nil},
-		{"a newer one under way", at(6, store.Sealed), false, fence.ErrOpen},
-		{"in use", at(0, 0), false, fence.ErrOpen},
-		{"arrived", at(5, 0), false, fence.ErrOpen},
+		{"absent", store.Fence{}, nil},
+		{"left before", at(4, store.Sealed), nil},
+		{"left as that generation", at(5, store.Sealed), fence.ErrOpen},
+		{"left later", at(6, store.Sealed), fence.ErrOpen},
+		{"given up", at(5, arriving), nil},
+		{"an older one given up", at(2, arriving), nil},
+		{"a newer one under way", at(6, arriving), fence.ErrOpen},
+		{"in use", at(0, 0), fence.ErrOpen},
+		{"arrived", at(5, 0), fence.ErrOpen},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var o fence.Owner
-			w, err := o.Arrive(tt.seen, tt.left, 5, store.Tag{9})
+			w, err := o.Arrive(tt.seen, 5, store.Tag{9})
 			if err != tt.want {
 				t.Fatalf("got %v, want %v", err, tt.want)
 			}
 			if err != nil {
 				return
 			}
-			if want := (store.Fence{Epoch: tt.seen.Epoch + 1, Seq: tt.seen.Seq, Tag: store.Tag{9}, Flags: store.Sealed.WithGeneration(5)}); w.Next != want {
+			if want := (store.Fence{Epoch: tt.seen.Epoch + 1, Seq: tt.seen.Seq, Tag: store.Tag{9}, Flags: arriving.WithGeneration(5)}); w.Next != want {
 				t.Errorf("arrive: got %v, want %v", w.Next, want)
 			}
 			o.Answer(nil)

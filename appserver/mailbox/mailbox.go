@@ -65,18 +65,13 @@ var (
 // Moved is the error that says that the user is in another cell; it is an ErrLost.
 // Nothing was done.
 type Moved struct {
-	// Cell where the user is. Empty: the user is on the way here.
+	// Cell where the user is, or to where it was.
 	Cell string
-	// Generation of that place: how often the user has been moved.
+	// Generation of that place: how often the user had been moved by then.
 	Generation uint64
 }
 
-func (m *Moved) Error() string {
-	if m.Cell == "" {
-		return "mailbox is being moved to this cell"
-	}
-	return "mailbox is in cell " + m.Cell
-}
+func (m *Moved) Error() string { return "mailbox is in cell " + m.Cell }
 
 // Unwrap returns ErrLost.
 func (*Moved) Unwrap() error { return ErrLost }

@@ -26,9 +26,9 @@ import (
 // All of it rests on the rows' fences, generations among them: of two attempts, one
 // finds the fence of the other, and a late one finds the row of a later generation.
 
-// toCell is the qualifier, before any entry of an outbox, of the cell of a sealed row
-// that names where its user has gone. It is absent in a row that is being moved to.
-var toCell = []byte{0}
+// otherCell is the qualifier, before any entry of an outbox, of the cell of a sealed row
+// that names where its user has gone; of one that is being moved to, from where.
+const otherCell = "\x00"
 
 // movedTo says where the user of a sealed row is, nil if the row is not sealed.
 func movedTo(ctx context.Context, s store.Store, user string) (*Moved, error) {
@@ -39,22 +39,27 @@ func movedTo(ctx context.Context, s store.Store, user string) (*Moved, error) {
 	if row.Fence.Flags&store.Sealed == 0 {
 		return nil, nil
 	}
-	return &Moved{Cell: gone(row), Generation: row.Fence.Flags.Generation()}, nil
+	return elsewhere(row), nil
 }
 
-// gone is the cell that a sealed row names.
-func gone(row store.Row) string {
+// elsewhere is what a sealed row says of its user.
+func elsewhere(row store.Row) *Moved {
+	m := &Moved{Generation: row.Fence.Flags.Generation()}
 	for _, c := range row.Of(store.Outbox) {
-		if string(c.Qualifier) == string(toCell) {
-			return string(c.Value)
+		if string(c.Qualifier) == otherCell {
+			m.Cell = string(c.Value)
 		}
 	}
-	return ""
+	if row.Fence.Flags&store.Arriving != 0 { // as far as this row knows, the move is not done
+		m.Generation--
+	}
+	return m
 }
 
 // Seal closes u's row in this cell, as the user is moved to another as the given
 // generation, and returns how many actions the log has. It does nothing if that has
-// been done. A *Moved: the user has gone elsewhere, or as another generation.
+// been done. A *Moved: the user has gone elsewhere, or as another generation. It is the
+// owner's to call: another server that has the mailbox in memory may go on reading it.
 func (p *Pool) Seal(ctx context.Context, u action.User, to string, generation uint64) (seq uint64, err error) {
 	for {
 		row, err := p.cfg.Store.Read(ctx, string(u), store.Span{Family: store.Outbox, To: action.Qualifier(1)})
@@ -62,10 +67,11 @@ func (p *Pool) Seal(ctx context.Context, u action.User, to string, generation ui
 			return 0, fmt.Errorf("seal %s: %w", u, err)
 		}
 		if row.Fence.Flags&store.Sealed != 0 {
-			moved := &Moved{Cell: gone(row), Generation: row.Fence.Flags.Generation()}
+			moved := elsewhere(row)
 			if moved.Cell != to || moved.Generation != generation {
 				return 0, fmt.Errorf("seal %s: %w", u, moved)
 			}
+			p.lose(u)
 			return row.Fence.Seq, nil
 		}
 		if has := row.Fence.Flags.Generation(); has+1 != generation {
@@ -79,8 +85,8 @@ func (p *Pool) Seal(ctx context.Context, u action.User, to string, generation ui
 		}
 		step, err := settle(ctx, p.cfg.Store, string(u), &owner, w, nil)
 		if step == fence.Won {
-			cell := store.Cell{Family: store.Outbox, Qualifier: toCell, Value: []byte(to)}
-			step, err = settle(ctx, p.cfg.Store, string(u), &owner, owner.Seal(newTag()), []store.Cell{cell})
+			cell := []store.Cell{{Family: store.Outbox, Qualifier: []byte(otherCell), Value: []byte(to)}}
+			step, err = settle(ctx, p.cfg.Store, string(u), &owner, owner.Seal(newTag()), cell)
 		}
 		switch step {
 		case fence.Won, fence.Lost, fence.Fenced: // in the end what the row says counts
@@ -110,6 +116,21 @@ func (p *Pool) Export(ctx context.Context, u action.User, after uint64) iter.Seq
 	}
 }
 
+// lose drops a mailbox whose row is another's, and returns when nobody is answered from
+// it any more.
+func (p *Pool) lose(u action.User) {
+	p.mu.Lock()
+	b, ok := p.boxes.Peek(u)
+	p.owned.Remove(u)
+	p.mu.Unlock()
+	if !ok {
+		return
+	}
+	if <-b.loaded; b.loadErr == nil {
+		b.drop(ErrLost)
+	}
+}
+
 // Row is a user who has a row in this cell.
 type Row struct {
 	User action.User
@@ -128,9 +149,12 @@ func (p *Pool) Rows(ctx context.Context) iter.Seq2[Row, error] {
 				yield(Row{}, fmt.Errorf("users of the cell: %w", err))
 				return
 			}
-			r := Row{action.User(row.User), gone(row), row.Fence.Flags.Generation()}
-			if !r.User.Valid() || row.Fence.Flags&store.Sealed != 0 && r.Gone == "" {
+			r := Row{User: action.User(row.User), Generation: row.Fence.Flags.Generation()}
+			if !r.User.Valid() || row.Fence.Flags&store.Arriving != 0 {
 				continue
+			}
+			if row.Fence.Flags&store.Sealed != 0 {
+				r.Gone = elsewhere(row).Cell
 			}
 			if !yield(r, nil) {
 				return
@@ -150,23 +174,24 @@ type Arrival struct {
 // ErrArrived is returned by Arrive: the user is here already as that generation, or was.
 var ErrArrived = errors.New("user has arrived")
 
-// Arrive begins to move a user to this cell, as the given generation, or begins anew.
-// Any other attempt finds that it is over.
-func (p *Pool) Arrive(ctx context.Context, u action.User, generation uint64) (*Arrival, error) {
+// Arrive begins to move a user to this cell from another, as the given generation, or
+// begins anew. Any other attempt finds that it is over.
+func (p *Pool) Arrive(ctx context.Context, u action.User, from string, generation uint64) (*Arrival, error) {
 	a := &Arrival{p: p, user: u}
 	row, err := p.cfg.Store.Read(ctx, string(u), store.Span{Family: store.Outbox, To: action.Qualifier(1)})
 	if err != nil {
 		return nil, fmt.Errorf("arrive of %s: %w", u, err)
 	}
-	left := gone(row) != ""
-	w, err := a.owner.Arrive(row.Fence, left, generation, newTag())
-	if errors.Is(err, fence.ErrOpen) {
-		if row.Fence.Flags&store.Sealed == 0 && row.Fence.Flags.Generation() == generation {
-			return nil, fmt.Errorf("arrive of %s: %w", u, ErrArrived)
-		}
-		return nil, fmt.Errorf("arrive of %s as generation %d: the row is of generation %d: %w", u, generation, row.Fence.Flags.Generation(), ErrLost)
+	w, err := a.owner.Arrive(row.Fence, generation, newTag())
+	switch has := row.Fence.Flags.Generation(); {
+	case err != nil && row.Fence.Flags&store.Sealed == 0 && has == generation:
+		return nil, fmt.Errorf("arrive of %s: %w", u, ErrArrived)
+	case err != nil && row.Fence.Flags&store.Sealed != 0:
+		return nil, fmt.Errorf("arrive of %s as generation %d: %w", u, generation, elsewhere(row))
+	case err != nil:
+		return nil, fmt.Errorf("arrive of %s as generation %d: it is here as generation %d: %w", u, generation, has, ErrLost)
 	}
-	if err := a.settle(ctx, w, []store.Cell{{Family: store.Outbox, Qualifier: toCell}}); err != nil {
+	if err := a.settle(ctx, w, []store.Cell{{Family: store.Outbox, Qualifier: []byte(otherCell), Value: []byte(from)}}); err != nil {
 		return nil, err
 	}
 	return a, a.clear(ctx)
@@ -175,7 +200,7 @@ func (p *Pool) Arrive(ctx context.Context, u action.User, generation uint64) (*A
 // clear removes what is left of an earlier stay: all but the log, which is a beginning
 // of the one that comes.
 func (a *Arrival) clear(ctx context.Context) error {
-	spans := []store.Span{{Family: store.Metadata}, {Family: store.Keywords}, {Family: store.Outbox}}
+	spans := []store.Span{{Family: store.Metadata}, {Family: store.Keywords}, {Family: store.Outbox, From: action.Qualifier(1)}}
 	for {
 		row, err := a.p.cfg.Store.Read(ctx, string(a.user), spans...)
 		if err != nil {
@@ -200,7 +225,7 @@ func (a *Arrival) Put(ctx context.Context, cells []store.Cell) error {
 
 // Open makes the row the user's, whose log has so many actions.
 func (a *Arrival) Open(ctx context.Context, seq uint64) error {
-	return a.settle(ctx, a.owner.Open(seq, newTag()), nil)
+	return a.settle(ctx, a.owner.Open(seq, newTag()), []store.Cell{{Family: store.Outbox, Qualifier: []byte(otherCell)}})
 }
 
 func (a *Arrival) settle(ctx context.Context, w fence.Write, cells []store.Cell) error {

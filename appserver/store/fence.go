@@ -42,9 +42,13 @@ func (r Ring) Compare(s Ring) int {
 // Flags of a fence. Bits that are not named here are kept as they are.
 type Flags uint64
 
-// Sealed says that the user has been moved to another cell, or is on the way from one:
-// nobody claims the row, and only who moves the user writes it.
-const Sealed Flags = 1
+const (
+	// Sealed says that the user has been moved to another cell, or may be on the way
+	// from one: nobody claims the row, and only who moves the user writes it.
+	Sealed Flags = 1 << iota
+	// Arriving says of a sealed row that it is the latter.
+	Arriving
+)
 
 // Generation returns how often the row's user has been moved between cells: the upper
 // 32 bits.
