@@ -51,6 +51,9 @@ type Config struct {
 	MaxInFlight int
 	// MaxWatches bounds the streams of Watch. Zero means 10,000.
 	MaxWatches int
+	// Bounds returns what is to be used in place of MaxInFlight and MaxWatches just now;
+	// zeros for these themselves. Nil: they hold.
+	Bounds func() (inFlight, watches int)
 	// Hooks run around each call, the first outermost.
 	Hooks []Hook
 	// Tracer makes the spans of a call. Nil: none.
@@ -95,6 +98,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxWatches == 0 {
 		cfg.MaxWatches = 10_000
 	}
+	if cfg.Bounds == nil {
+		cfg.Bounds = func() (int, int) { return 0, 0 }
+	}
 	if cfg.ReplyDomain == "" {
 		cfg.ReplyDomain = "reply.invalid"
 	}
@@ -123,6 +129,9 @@ func New(cfg Config) (*Server, error) {
 // Run serves until ctx ends, and returns when mailboxes have been written and nothing
 // is under way. The gRPC server is to be stopped before.
 func (s *Server) Run(ctx context.Context) error { return s.pool.Run(ctx) }
+
+// HandOver gives up the mailboxes that are another server's by now; see mailbox.Pool.
+func (s *Server) HandOver(ctx context.Context) (int, error) { return s.pool.HandOver(ctx) }
 
 // EndStreams ends all streams under way, and those that begin after it, with
 // UNAVAILABLE, so that their readers go elsewhere.

@@ -95,7 +95,11 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 		if err != nil {
 			return fmt.Errorf("read the fence: %w", err)
 		}
-		w, err := owner.Claim(row.Fence, b.p.cfg.View(), newTag())
+		view := row.Fence.Ring
+		if b.p.cfg.View != nil {
+			view = b.p.cfg.View()
+		}
+		w, err := owner.Claim(row.Fence, view, newTag())
 		if err != nil { // sealed, or claimed by a newer ring
 			return fmt.Errorf("claim: %w: %w", ErrLost, err)
 		}

@@ -66,8 +66,15 @@ var (
 type Config struct {
 	// Store keeps the rows. It is the caller's to close, after Run has returned.
 	Store store.Store
-	// View is the members as this server sees them, for claims. Nil: it is alone.
+	// View is the members as this server sees them, for claims. Nil: it is alone, and
+	// claims whatever the members were by whom a row was claimed before.
 	View func() store.Ring
+	// Mine reports whether this server should serve a user, as it sees the members; for
+	// others it answers ErrLost. Nil: it serves everybody.
+	Mine func(action.User) bool
+	// Moved returns a channel that is closed when Mine may have changed. Mailboxes that
+	// are another's are handed over then. Nil: it never does.
+	Moved func() <-chan struct{}
 	// Deliver brings an entry of a mailbox's outbox to its recipient, and returns when
 	// the recipient's mailbox holds it durably. It is repeated until it returns nil, so
 	// that it must not matter how often. Nil: there are no deliveries.
@@ -130,8 +137,11 @@ func (c Config) withDefaults() Config {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.View == nil {
-		c.View = func() store.Ring { return store.Ring{} }
+	if c.Mine == nil {
+		c.Mine = func(action.User) bool { return true }
+	}
+	if c.Moved == nil {
+		c.Moved = func() <-chan struct{} { return nil }
 	}
 	if c.Strict == nil {
 		c.Strict = func() bool { return false }
@@ -162,6 +172,8 @@ type Pool struct {
 	closed bool
 
 	preloads int // under way
+
+	rescan chan struct{} // asks redeliver for another round; holds one
 }
 
 // maxOwned bounds the rows that the pool remembers owning, some 200 bytes each.
@@ -174,7 +186,7 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
-	p := &Pool{cfg: cfg, analyzer: analyzer, metrics: newMetrics(cfg.Registerer, cfg.CacheBytes)}
+	p := &Pool{cfg: cfg, analyzer: analyzer, metrics: newMetrics(cfg.Registerer, cfg.CacheBytes), rescan: make(chan struct{}, 1)}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	// The bounds of both are kept here; those of the library count entries alone.
 	p.boxes, _ = simplelru.NewLRU[action.User, *box](1<<31-1, nil)
@@ -192,10 +204,19 @@ func (p *Pool) Run(ctx context.Context) error {
 	tick := time.NewTicker(p.cfg.FlushAfter / 2)
 	defer tick.Stop()
 	for {
+		moved := p.cfg.Moved()
+		if p.moved() {
+			p.wg.Go(func() { _, _ = p.HandOver(p.ctx) }) // which is the end of this pool, or not
+		}
 		select {
 		case <-ctx.Done():
 			p.close()
 			return nil
+		case <-moved:
+			select {
+			case p.rescan <- struct{}{}: // for users who are this server's now
+			default:
+			}
 		case <-tick.C:
 			p.flushOld()
 		}
@@ -231,9 +252,21 @@ func (p *Pool) flushOld() {
 	}
 }
 
-// redeliver loads the mailboxes whose outboxes hold something, so that it is delivered
-// though their users stay away.
+// redeliver delivers what outboxes hold, at the start and whenever members have changed.
 func (p *Pool) redeliver() {
+	for {
+		p.redeliverAll()
+		select {
+		case <-p.rescan:
+		case <-p.ctx.Done():
+			return
+		}
+	}
+}
+
+// redeliverAll loads the mailboxes whose outboxes hold something, so that it is
+// delivered though their users stay away.
+func (p *Pool) redeliverAll() {
 	for left := (store.Range{}); p.ctx.Err() == nil; {
 		var err error
 		var row store.Row
@@ -248,6 +281,9 @@ func (p *Pool) redeliver() {
 			err := p.Read(p.ctx, action.User(row.User), func(*State) error { return nil })
 			if errors.Is(err, ErrClosed) {
 				return
+			}
+			if errors.Is(err, ErrLost) { // whose it is delivers
+				continue
 			}
 			if err != nil && p.ctx.Err() == nil {
 				p.cfg.Log.Warn("outbox cannot be delivered", "user", row.User, "err", err)
@@ -313,6 +349,10 @@ func (p *Pool) get(ctx context.Context, u action.User) (*box, error) {
 	if p.closed {
 		p.mu.Unlock()
 		return nil, ErrClosed
+	}
+	if !p.cfg.Mine(u) {
+		p.mu.Unlock()
+		return nil, fmt.Errorf("mailbox of %s: %w", u, ErrLost)
 	}
 	b, hit := p.boxes.Get(u)
 	if !hit {
