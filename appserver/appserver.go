@@ -63,6 +63,9 @@ type Config struct {
 	Directory *directory.Directory
 	// Cell is the name of this server's.
 	Cell string
+	// Bounds returns what is to be used in place of MaxInFlight and MaxWatches just now;
+	// zeros for these themselves. Nil: they hold.
+	Bounds func() (inFlight, watches int)
 	// Hooks run around each call, the first outermost.
 	Hooks []Hook
 	// Tracer makes the spans of a call. Nil: none.
@@ -112,6 +115,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxWatches == 0 {
 		cfg.MaxWatches = 10_000
 	}
+	if cfg.Bounds == nil {
+		cfg.Bounds = func() (int, int) { return 0, 0 }
+	}
 	if cfg.ReplyDomain == "" {
 		cfg.ReplyDomain = "reply.invalid"
 	}
@@ -123,7 +129,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, tracer: cfg.Tracer, answers: answers(), ended: make(chan struct{})}
 	if cfg.Router != nil {
-		cfg.Mailboxes.Begin, cfg.Mailboxes.Owns = s.begin, s.owns
+		cfg.Mailboxes.Begin = s.begin
 	}
 	cfg.Mailboxes.Deliver = s.deliverEntry
 	cfg.Mailboxes.Delivers = func(p action.Participant) bool { return p.User != "" }
@@ -148,6 +154,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer following.Wait()
 	return s.pool.Run(ctx)
 }
+
+// HandOver gives up the mailboxes that are another server's by now; see mailbox.Pool.
+func (s *Server) HandOver(ctx context.Context) (int, error) { return s.pool.HandOver(ctx) }
 
 // EndStreams ends all streams under way, and those that begin after it, with
 // UNAVAILABLE, so that their readers go elsewhere.

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	messagesv1 "darklaunch/api/messages/v1"
+	"darklaunch/appserver/action"
 	"darklaunch/appserver/cell"
 	"darklaunch/appserver/client"
 	"darklaunch/appserver/directory"
@@ -142,7 +143,12 @@ func (w *world) start(s *testServer, l net.Listener) {
 		Name: s.addr, Cell: s.cell.name, Directory: d, Router: s.router, Registerer: s.reg, TrustedIDs: true,
 		Changed: func() <-chan struct{} { return *s.cell.changed.Load() },
 		Mailboxes: mailbox.Config{Store: s.cell.store, Strict: func() bool { return true }, FlushAfter: 200 * time.Millisecond,
-			View: func() store.Ring { return view().At }},
+			View: func() store.Ring { return view().At },
+			Mine: func(u action.User) bool {
+				m, ok := view().Ring.Owner(string(u))
+				return ok && m.Addr == s.addr
+			},
+			Moved: func() <-chan struct{} { return *s.cell.changed.Load() }},
 	})
 	if err != nil {
 		w.t.Fatal(err)

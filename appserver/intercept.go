@@ -1,6 +1,7 @@
 package appserver
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
@@ -91,7 +92,7 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 	defer s.metrics.calls.Add(-1)
 	s.metrics.inflight.Inc()
 	defer s.metrics.inflight.Dec()
-	if n > int64(s.cfg.MaxInFlight) {
+	if limit, _ := s.cfg.Bounds(); n > int64(cmp.Or(limit, s.cfg.MaxInFlight)) {
 		s.metrics.shed.WithLabelValues("in_flight").Inc()
 		return nil, shed("too many calls under way, nothing was done", 100*time.Millisecond)
 	}
@@ -140,7 +141,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	}
 	n := s.metrics.watches.Add(1)
 	defer s.metrics.watches.Add(-1)
-	if n > int64(s.cfg.MaxWatches) {
+	if _, limit := s.cfg.Bounds(); n > int64(cmp.Or(limit, s.cfg.MaxWatches)) {
 		s.metrics.shed.WithLabelValues("watches").Inc()
 		return shed("too many streams", time.Second)
 	}

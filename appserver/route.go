@@ -180,13 +180,7 @@ func (s *Server) begin(ctx context.Context, u action.User) error {
 	return err
 }
 
-// owns reports whether this server should serve a user.
-func (s *Server) owns(u action.User) bool {
-	addr, ok := s.cfg.Router.Owner(string(u))
-	return !ok || addr == s.cfg.Router.Self()
-}
-
-// follow does what a change of the ring calls for, each time that there is one.
+// follow has calls to servers that have lost their users made again, elsewhere.
 func (s *Server) follow(ctx context.Context) {
 	if s.cfg.Changed == nil {
 		return
@@ -194,7 +188,6 @@ func (s *Server) follow(ctx context.Context) {
 	for {
 		changed := s.cfg.Changed()
 		s.cfg.Router.Rerouted()
-		s.pool.Redeliver()
 		select {
 		case <-changed:
 		case <-ctx.Done():

@@ -639,3 +639,12 @@ func TestSharesAddUp(t *testing.T) {
 		}
 	}
 }
+
+func TestMachine(t *testing.T) {
+	facts := machine()
+	for _, name := range []string{"cores", "os"} {
+		if facts[name] == "" {
+			t.Errorf("got %v, want %s", facts, name)
+		}
+	}
+}

@@ -118,6 +118,8 @@ type Generator struct {
 	CPUPerRequest float64 `json:"cpu_us_per_request"`
 	RSS           int64   `json:"rss_bytes"`
 	Version       string  `json:"version"`
+	// Machine has what must be equal for figures to be comparable: cores, CPU, kernel.
+	Machine map[string]string `json:"machine,omitempty"`
 }
 
 // Calls is how many calls the run made, those of the warm-up included.
@@ -161,7 +163,7 @@ func (c *Config) result(total [engine.Phases][]engine.Tally, end time.Duration, 
 			calls += total[p][op].Sent()
 		}
 	}
-	r.Generator = Generator{CPU: used.cpu.Seconds(), RSS: used.rss, Version: version()}
+	r.Generator = Generator{CPU: used.cpu.Seconds(), RSS: used.rss, Version: version(), Machine: machine()}
 	if calls > 0 {
 		r.Generator.CPUPerRequest = used.cpu.Seconds() * 1e6 / float64(calls)
 	}

@@ -84,14 +84,10 @@ func (s *Server) pair(e entry, o *compare.Outcome) error {
 		return err
 	}
 	if evidence || o.Skip != compare.Compared { // the ledger counts why it was not
-		c.ledger.Add(everyMirror, o)
+		c.ledger.Add(o)
 	}
 	return nil
 }
-
-// everyMirror is the one mirror that a ledger sees: who was seen on two is known
-// before, by mirrors that come and go under other names.
-const everyMirror = "mirror"
 
 // newLedger returns an empty one.
 func (c *comparison) newLedger() *noise.Ledger { return noise.New(c.noiseConfig()) }

@@ -45,6 +45,7 @@ type box struct {
 	writing    bool          // a goroutine is in write
 	quiet      chan struct{} // closed when it leaves; nil if nobody waits for that
 	flushing   bool          // flush, however little there is
+	leaving    bool          // then hand the mailbox over
 
 	outbox   outbox
 	watchers map[*watcher]struct{}
@@ -133,7 +134,11 @@ func (b *box) drop(why error) {
 	b.p.mu.Lock()
 	defer b.p.mu.Unlock()
 	b.p.forget(b)
-	if why != ErrClosed {
+	switch why {
+	case ErrClosed:
+	case errMoved:
+		b.p.metrics.evictions.WithLabelValues("moved").Inc()
+	default:
 		b.p.metrics.evictions.WithLabelValues("lost").Inc()
 	}
 }

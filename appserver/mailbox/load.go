@@ -100,7 +100,11 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 				return fmt.Errorf("begin a mailbox: %w", err)
 			}
 		}
-		w, err := owner.Claim(row.Fence, b.p.cfg.View(), newTag())
+		view := row.Fence.Ring
+		if b.p.cfg.View != nil {
+			view = b.p.cfg.View()
+		}
+		w, err := owner.Claim(row.Fence, view, newTag())
 		if errors.Is(err, fence.ErrSealed) {
 			moved, err := movedTo(ctx, b.p.cfg.Store, string(b.user))
 			if err != nil {

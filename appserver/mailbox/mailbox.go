@@ -80,14 +80,18 @@ func (*Moved) Unwrap() error { return ErrLost }
 type Config struct {
 	// Store keeps the rows. It is the caller's to close, after Run has returned.
 	Store store.Store
-	// View is the members as this server sees them, for claims. Nil: it is alone.
+	// View is the members as this server sees them, for claims. Nil: it is alone, and
+	// claims whatever the members were by whom a row was claimed before.
 	View func() store.Ring
 	// Begin is asked before the first claim of a row that nobody has written yet, and may
 	// refuse with an error: a *Moved, if the user is another cell's. Nil: any may begin.
 	Begin func(ctx context.Context, u action.User) error
-	// Owns reports whether this server should serve a user: then it delivers what the
-	// user's outbox holds, though nobody asks for the mailbox. Nil: it should.
-	Owns func(u action.User) bool
+	// Mine reports whether this server should serve a user, as it sees the members; for
+	// others it answers ErrLost. Nil: it serves everybody.
+	Mine func(action.User) bool
+	// Moved returns a channel that is closed when Mine may have changed. Mailboxes that
+	// are another's are handed over then. Nil: it never does.
+	Moved func() <-chan struct{}
 	// Deliver brings an entry of a mailbox's outbox to its recipient, and returns when
 	// the recipient's mailbox holds it durably. It is repeated until it returns nil, so
 	// that it must not matter how often. Nil: there are no deliveries.
@@ -150,11 +154,11 @@ func (c Config) withDefaults() Config {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.View == nil {
-		c.View = func() store.Ring { return store.Ring{} }
+	if c.Mine == nil {
+		c.Mine = func(action.User) bool { return true }
 	}
-	if c.Owns == nil {
-		c.Owns = func(action.User) bool { return true }
+	if c.Moved == nil {
+		c.Moved = func() <-chan struct{} { return nil }
 	}
 	if c.Strict == nil {
 		c.Strict = func() bool { return false }
@@ -184,8 +188,9 @@ type Pool struct {
 	bytes  int64                                    // of boxes
 	closed bool
 
-	preloads int           // under way
-	owing    chan struct{} // holds a token if outboxes are to be looked for in the store
+	preloads int // under way
+
+	rescan chan struct{} // asks redeliver for another round; holds one
 }
 
 // maxOwned bounds the rows that the pool remembers owning, some 200 bytes each.
@@ -198,7 +203,7 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
-	p := &Pool{cfg: cfg, analyzer: analyzer, metrics: newMetrics(cfg.Registerer, cfg.CacheBytes), owing: make(chan struct{}, 1)}
+	p := &Pool{cfg: cfg, analyzer: analyzer, metrics: newMetrics(cfg.Registerer, cfg.CacheBytes), rescan: make(chan struct{}, 1)}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	// The bounds of both are kept here; those of the library count entries alone.
 	p.boxes, _ = simplelru.NewLRU[action.User, *box](1<<31-1, nil)
@@ -216,10 +221,19 @@ func (p *Pool) Run(ctx context.Context) error {
 	tick := time.NewTicker(p.cfg.FlushAfter / 2)
 	defer tick.Stop()
 	for {
+		moved := p.cfg.Moved()
+		if p.moved() {
+			p.wg.Go(func() { _, _ = p.HandOver(p.ctx) }) // which is the end of this pool, or not
+		}
 		select {
 		case <-ctx.Done():
 			p.close()
 			return nil
+		case <-moved:
+			select {
+			case p.rescan <- struct{}{}: // for users who are this server's now
+			default:
+			}
 		case <-tick.C:
 			p.flushOld()
 		}
@@ -255,30 +269,20 @@ func (p *Pool) flushOld() {
 	}
 }
 
-// Redeliver looks for outboxes that hold something among the rows of the store that
-// this server should serve, soon. It is called when there may be more of those; Run
-// begins with it.
-func (p *Pool) Redeliver() {
-	select {
-	case p.owing <- struct{}{}:
-	default: // somebody has said so already
-	}
-}
-
-// redeliver loads mailboxes whose outboxes hold something, so that it is delivered
-// though their users stay away: whenever Redeliver has been called.
+// redeliver delivers what outboxes hold, at the start and whenever members have changed.
 func (p *Pool) redeliver() {
-	p.Redeliver()
 	for {
+		p.redeliverAll()
 		select {
-		case <-p.owing:
+		case <-p.rescan:
 		case <-p.ctx.Done():
 			return
 		}
-		p.redeliverAll()
 	}
 }
 
+// redeliverAll loads the mailboxes whose outboxes hold something, so that it is
+// delivered though their users stay away.
 func (p *Pool) redeliverAll() {
 	// What precedes the first entry is no entry.
 	span := store.Span{Family: store.Outbox, From: action.Qualifier(1), Limit: 1}
@@ -291,12 +295,15 @@ func (p *Pool) redeliverAll() {
 			}
 			left = left.After(row.User)
 			u := action.User(row.User)
-			if len(row.Of(store.Outbox)) == 0 || row.Fence.Flags&store.Sealed != 0 || !u.Valid() || !p.cfg.Owns(u) {
+			if len(row.Of(store.Outbox)) == 0 || row.Fence.Flags&store.Sealed != 0 || !u.Valid() {
 				continue
 			}
 			err := p.Read(p.ctx, u, func(*State) error { return nil })
 			if errors.Is(err, ErrClosed) {
 				return
+			}
+			if errors.Is(err, ErrLost) { // whose it is delivers
+				continue
 			}
 			if err != nil && p.ctx.Err() == nil {
 				p.cfg.Log.Warn("outbox cannot be delivered", "user", row.User, "err", err)
@@ -362,6 +369,10 @@ func (p *Pool) get(ctx context.Context, u action.User) (*box, error) {
 	if p.closed {
 		p.mu.Unlock()
 		return nil, ErrClosed
+	}
+	if !p.cfg.Mine(u) {
+		p.mu.Unlock()
+		return nil, fmt.Errorf("mailbox of %s: %w", u, ErrLost)
 	}
 	b, hit := p.boxes.Get(u)
 	if !hit {

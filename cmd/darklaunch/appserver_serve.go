@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"darklaunch/appserver"
+	"darklaunch/appserver/fault"
 	"darklaunch/appserver/mailbox"
 	"darklaunch/appserver/store"
 	"darklaunch/internal/ops"
@@ -40,6 +41,7 @@ type serveCommand struct {
 	domain       string
 	language     string
 	trustedIDs   bool
+	fault        string
 }
 
 func (p *program) appserverServe() *cobra.Command {
@@ -66,6 +68,7 @@ func (p *program) appserverServe() *cobra.Command {
 	f.StringVar(&c.domain, "reply-domain", "reply.invalid", "`domain` of reply handlers' addresses")
 	f.StringVar(&c.language, "language", "", "`language` by which words are told in search, as en (default: none in particular)")
 	f.BoolVar(&c.trustedIDs, "trusted-ids", false, "take ids and times that callers assign")
+	f.StringVar(&c.fault, "fault", "", "`name` of a fault to serve with, to rehearse that it is found; see darklaunch demo --list-faults")
 	c.flags.define(f, "")
 	c.out = p.outputVar(f)
 	_ = cmd.MarkFlagRequired("store") // fails for a flag that there isn't
@@ -110,8 +113,21 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 		secret = []byte(rand.Text())
 	}
 	strict := c.reads == "strict"
+	var planted fault.Planted
+	if c.fault != "" {
+		if planted, err = fault.Plant(c.fault, s.registry); err != nil {
+			return usageErrorf("--fault: %w", err)
+		}
+		s.log.Warn("this server is faulty on purpose", "fault", c.fault)
+	}
+	if planted.Store != nil {
+		opened = planted.Store(opened)
+	}
+	if planted.CacheBytes > 0 {
+		c.cache = size(planted.CacheBytes)
+	}
 	server, err := appserver.New(appserver.Config{
-		Name: c.advertise, Capacity: int64(c.capacity), TrustedIDs: c.trustedIDs, ReplySecret: secret, ReplyDomain: c.domain,
+		Name: c.advertise, Capacity: int64(c.capacity), TrustedIDs: c.trustedIDs, ReplySecret: secret, ReplyDomain: c.domain, Hooks: planted.Hooks,
 		Tracer: s.tracing.Tracer(), Registerer: s.registry, Log: s.log,
 		Mailboxes: mailbox.Config{
 			Store:      store.Instrument(opened, s.registry, s.tracing.Tracer()),
@@ -121,7 +137,11 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 	if err != nil {
 		return usageErrorf("%w", err)
 	}
-	g := grpc.NewServer(server.Options()...)
+	options := server.Options()
+	if planted.Interceptor != nil {
+		options = append(options, grpc.ChainUnaryInterceptor(planted.Interceptor))
+	}
+	g := grpc.NewServer(options...)
 	server.Register(g)
 	reflection.Register(g)
 	s.state = func() any {

@@ -87,6 +87,7 @@ func TestVerdictCompare(t *testing.T) {
 		{"one file each", filepath.Join(same(1), "run-00.json"), filepath.Join(same(1), "run-00.json"), 11, judge.ReasonFewBlocks, "4 blocks more"},
 		{"some without a counterpart", same(8), same(6), 11, judge.ReasonNoData, "run-06.json, run-07.json"},
 		{"another plan", same(8), writeResults(t, 8, 1, func(_ int, r *loadgen.Result) { r.Plan = "fedcba9876543210" }), 11, judge.ReasonPlan, "plan fedcba9876543210"},
+		{"another machine", same(8), writeResults(t, 8, 1, func(_ int, r *loadgen.Result) { r.Generator.Machine = map[string]string{"cpu": "another"} }), 11, judge.ReasonFingerprint, "cpu"},
 		{"another generator", same(8), writeResults(t, 8, 1, func(_ int, r *loadgen.Result) { r.Generator.Version = "v2" }), 11, judge.ReasonFingerprint, "generator"},
 		{"interrupted", same(8), writeResults(t, 8, 1, func(i int, r *loadgen.Result) { r.Interrupted = i == 4 }), 11, judge.ReasonInterrupted, "cut short"},
 		{"a worker missing", same(8), writeResults(t, 8, 1, func(i int, r *loadgen.Result) { r.Total = 2 }), 11, judge.ReasonPlan, "1 of 2 workers"},

@@ -2,11 +2,7 @@ package gate
 
 import (
 	"fmt"
-	"os"
-	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"darklaunch/loadgen"
@@ -48,10 +44,9 @@ func (g *gate) judge(interrupted bool) *Outcome {
 // compare judges base against the arm other.
 func (g *gate) compare(name string, other int, interrupted bool) (d *judge.Document, more bool) {
 	c := judge.Comparison{Name: name, Unpaired: true}
-	facts := fingerprint()
 	for i, role := range map[int]judge.Role{0: judge.Base, other: judge.Head} {
 		a := g.arms[i]
-		c.Arms = append(c.Arms, judge.Arm{Role: role, Name: a.name, Version: a.version, Plan: g.done[0].of[i].result.Plan, Fingerprint: facts})
+		c.Arms = append(c.Arms, judge.Arm{Role: role, Name: a.name, Version: a.version, Plan: g.done[0].of[i].result.Plan, Fingerprint: g.done[0].of[i].result.Generator.Machine})
 	}
 	if c.Arms[0].Role != judge.Base {
 		c.Arms[0], c.Arms[1] = c.Arms[1], c.Arms[0]
@@ -146,25 +141,4 @@ func (w *window) window(other int) (judge.Window, error) {
 
 func (r *run) usage() judge.Usage {
 	return judge.Usage{CPU: r.cpu, Requests: r.result.Generator.Calls(), Memory: float64(r.memory)}
-}
-
-// fingerprint is what must be equal for figures to be comparable with those of
-// another day.
-func fingerprint() map[string]string {
-	facts := map[string]string{
-		"cores": strconv.Itoa(runtime.NumCPU()), "os": runtime.GOOS + "/" + runtime.GOARCH, "gomaxprocs": os.Getenv("GOMAXPROCS"),
-	}
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		_, rest, _ := strings.Cut(string(b), "model name")
-		model, _, _ := strings.Cut(strings.TrimLeft(rest, "\t :"), "\n")
-		facts["cpu"] = model
-	}
-	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		major, _, _ := strings.Cut(strings.TrimSpace(string(b)), ".")
-		facts["kernel"] = major
-	}
-	if b, err := os.ReadFile("/sys/fs/cgroup/cpu.max"); err == nil {
-		facts["quota"] = strings.TrimSpace(string(b))
-	}
-	return facts
 }

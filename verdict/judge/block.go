@@ -276,7 +276,8 @@ func (e *evidence) plan(windows []Window, most int) layout {
 		for name := range pairs {
 			// Counts vary from block to block.
 			l.Rows[name] = each(name)*float64(l.Windows) >= 1.2*float64(e.enough(name)) ||
-				(sides[name][0] == 0) != (sides[name][1] == 0) // not to be hidden among others
+				(sides[name][0] == 0) != (sides[name][1] == 0) || // not to be hidden among others
+				slices.ContainsFunc(e.cfg.Limits, func(l Limit) bool { return l.Route == name })
 		}
 	}
 	return l

@@ -62,7 +62,11 @@ func (e *evidence) combine(rows []*row, d *Document, found Findings) judged {
 		reason := Reason{Code: ReasonObjective, Metric: o.Name, Route: o.Route, Text: o.Text}
 		switch o.Verdict {
 		case Fail:
-			reason.Text += fmt.Sprintf(" is broken: %s", e.amount(*o.Value, o.Unit))
+			if reason.Text += " is broken: "; o.Value != nil {
+				reason.Text += e.amount(*o.Value, o.Unit)
+			} else {
+				reason.Text += "so many calls timed out"
+			}
 			j.fail = append(j.fail, reason)
 		case Inconclusive:
 			reason.Text += ": not decided"

@@ -462,6 +462,69 @@ func TestObjectives(t *testing.T) {
 	}
 }
 
+// sparse are windows of a few calls each on two routes, of log-normal durations with
+// that median, in seconds.
+func sparse(r *rand.Rand, windows, calls int, median float64, timeouts uint64) (all []Window) {
+	for i := range windows {
+		h := hist.New()
+		for range calls {
+			h.Record(time.Duration(median * math.Exp(0.5*r.NormFloat64()) * 1e9))
+		}
+		side := func() map[Role]Latency { return map[Role]Latency{Shadow: {h, timeouts}, Control: {h, timeouts}} }
+		all = append(all, Window{Start: at.Add(time.Duration(i) * 5 * time.Second), Length: 5 * time.Second, Routes: map[string]Route{"/rare": {Latency: side()}, "/rarer": {Latency: side()}}})
+	}
+	return all
+}
+
+// TestSparseObjectives holds what calls that are few in each block tell together: the
+// limits, and no more often wrong than they may be.
+func TestSparseObjectives(t *testing.T) {
+	cfg := Config{WarmUp: -1, WarmUpShare: -1, Metrics: []Rule{{Name: MetricErrors, Use: UseWatch}}}
+	judged := func(l Limit, windows []Window) Objective {
+		cfg.Limits = []Limit{l}
+		return Judge(mirrored, cfg, windows, Findings{}, at, false).Objectives[0]
+	}
+	p50 := Limit{Shadow, MetricLatency, "p50", "/rare", 0.030}
+	p95 := Limit{Shadow, MetricLatency, "p95", "/rare", 0.100}
+	for _, c := range []struct {
+		name     string
+		limit    Limit
+		median   float64
+		calls    int
+		timeouts uint64
+		want     Verdict
+	}{
+		{"half as slow", p50, 0.015, 5, 0, Pass},
+		{"twice as slow", p50, 0.060, 5, 0, Fail},
+		{"near it", p50, 0.029, 5, 0, Inconclusive},
+		{"39 calls", p50, 0.015, 3, 0, Inconclusive},
+		{"a tail within", p95, 0.015, 20, 0, Pass},
+		{"a tail beyond", p95, 0.100, 20, 0, Fail},
+		{"too few for a tail", p95, 0.015, 10, 0, Inconclusive},
+		{"one in six timed out", p95, 0.015, 20, 4, Fail},
+		{"half timed out", p50, 0.015, 5, 5, Inconclusive},
+	} {
+		windows := sparse(rand.New(rand.NewPCG(1, 2)), 13, c.calls, c.median, c.timeouts)
+		if got := judged(c.limit, windows); got.Verdict != c.want {
+			t.Errorf("%s: got %s, %+v, want %s", c.name, got.Verdict, got, c.want)
+		}
+	}
+	n := runs(2000, 400)
+	fail, pass := 0, 0
+	for seed := range uint64(n) {
+		switch judged(p50, sparse(rand.New(rand.NewPCG(seed, 3)), 12, 8, 0.030, 0)).Verdict {
+		case Fail:
+			fail++
+		case Pass:
+			pass++
+		}
+	}
+	t.Logf("exactly at the limit: %d of %d fail, %d pass", fail, n, pass)
+	if most := bound(0.025, n) * float64(n); float64(fail) > most || float64(pass) > most {
+		t.Errorf("exactly at the limit: %d of %d fail and %d pass, want at most %.0f each", fail, n, pass, most)
+	}
+}
+
 // TestFindings holds that differences of fields take part.
 func TestFindings(t *testing.T) {
 	windows := scene{windows: 60, noise: 0.02}.generate(rand.New(rand.NewPCG(1, 2)))

@@ -73,6 +73,9 @@ func (e *evidence) limit(l Limit, route string) Objective {
 		}
 	}
 	o.Blocks = len(logs)
+	if len(logs) < e.minBlocks() && e.wholeRun(&o) {
+		return o
+	}
 	if len(logs) == 0 {
 		o.Note = "nothing was measured"
 		return o
@@ -86,6 +89,41 @@ func (e *evidence) limit(l Limit, route string) Objective {
 	o.CI = &Interval{math.Exp(ci.Lower), math.Exp(ci.Upper)}
 	o.judge(o.Note != "")
 	return o
+}
+
+// fewest is how many calls of a run tell a quantile of it.
+const fewest = 40
+
+// wholeRun judges a quantile by all calls together, where each block has too few of
+// them; it reports whether there are enough. The interval is between the calls at
+// whose ranks the score interval of the quantile's share ends, as if the calls were
+// fewer by what blocks depend on each other.
+func (e *evidence) wholeRun(o *Objective) bool {
+	t, s := e.totals[o.Route], statistic(o.Stat)
+	if o.Name != MetricLatency || t == nil || s < 0 || math.IsNaN(statistics[s].q) || t.count(o.Role) < max(fewest, needed(s)) || len(e.blocks) < e.minBlocks() {
+		return false
+	}
+	d, q, blocks := t.Latency[o.Role], statistics[s].q, len(e.blocks)
+	alpha := e.alpha
+	if e.mode == Continuous {
+		alpha = math.Erfc(stat.SequenceRadius(1, blocks, alpha) * math.Sqrt(float64(blocks)/2))
+	}
+	n := float64(t.count(o.Role)) / e.inflation(blocks)
+	low, high := stat.Wilson(q*n, n, alpha)
+	o.Value, o.CI, o.Blocks = finite(d.at(q)), &Interval{d.at(low), d.at(high)}, blocks
+	o.Note = fmt.Sprintf("of the %d calls of the run together, as blocks have too few", t.count(o.Role))
+	o.judge(false)
+	return true
+}
+
+// at is the quantile in seconds, infinite where it timed out.
+func (d *dist) at(q float64) float64 {
+	n := float64(d.Hist.Count())
+	all := n + float64(d.Timeouts)
+	if q*all > n {
+		return math.Inf(1)
+	}
+	return d.Hist.Quantile(q * all / n).Seconds()
 }
 
 // judge compares the interval with the limit; a value that is only a lower bound

@@ -131,14 +131,27 @@ func pair(base, head []Run) (pairs [][2]Run, left []string) {
 // arm says of a side what must be alike on both.
 func arm(role judge.Role, runs []Run) judge.Arm {
 	a := judge.Arm{Role: role, Fingerprint: map[string]string{}}
-	var plans, versions []string
+	var plans []string
+	facts := map[string][]string{}
 	for _, r := range runs {
 		plans = append(plans, r.Result.Plan)
-		versions = append(versions, r.Result.Generator.Version)
+		generators := []loadgen.Generator{r.Result.Generator}
+		for _, w := range r.Result.Workers {
+			generators = append(generators, w.Generator)
+		}
+		for _, g := range generators {
+			facts["generator"] = append(facts["generator"], g.Version)
+			for name, fact := range g.Machine {
+				facts[name] = append(facts[name], fact)
+			}
+		}
 	}
 	// Runs may be of one plan or, with a seed each, of many: then of the same many.
 	a.Plan = strings.Join(slices.Compact(plans), " ")
-	a.Fingerprint["generator"] = strings.Join(slices.Compact(slices.Sorted(slices.Values(versions))), " ")
+	for name, all := range facts {
+		slices.Sort(all)
+		a.Fingerprint[name] = strings.Join(slices.Compact(all), ", ")
+	}
 	return a
 }
 

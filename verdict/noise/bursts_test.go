@@ -117,7 +117,7 @@ func (w world) feed(l *Ledger, s seen, look func(block int)) {
 			default:
 				count.ControlOnly++
 			}
-			l.Add("m", outcome(s.user[i], i, differences(s.shadow[i]), differences(s.control[i])))
+			l.Add(outcome(s.user[i], i, differences(s.shadow[i]), differences(s.control[i])))
 		}
 		l.Window(&pairv1.RouteWindow{Route: "GET /x", Differences: count})
 		l.EndBlock()

@@ -25,7 +25,7 @@ func Example() {
 				side(pairv1.Role_ROLE_CONTROL, `{"total":10,"at":3}`),
 			},
 		})
-		ledger.Add("mirror-1", &o)
+		ledger.Add(&o)
 		ledger.Window(&pairv1.RouteWindow{Route: "GET /cart", Differences: &pairv1.Differences{Same: 99, ShadowOnly: 1}})
 		ledger.EndBlock()
 	}

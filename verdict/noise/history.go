@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"darklaunch/verdict/compare"
+	"darklaunch/verdict/stat"
 )
 
 // History is what was learned of noise while both roles were live's build: in how
@@ -78,7 +79,7 @@ func (l *Ledger) history(key fieldKey, f *field, blocks int) (log float64, ok bo
 	if !ok || blocks == 0 {
 		return 0, false
 	}
-	p := upper(float64(l.known.fields[key]), float64(2*watched), historyAlpha)
+	p := stat.ShareBelow(float64(l.known.fields[key]), float64(2*watched), historyAlpha)
 	bad, m := float64(f.ShadowBlocks), float64(blocks)
 	if p >= 1 || float64(f.ControlBlocks) > p*m || f.ShadowUsers < historyUsers {
 		return math.Inf(-1), true

@@ -15,25 +15,18 @@ import (
 // Other is the route and path of what is beyond a bound.
 const Other = "(other)"
 
-// Reasons for which pairs are not counted, beside those of compare.Skip: a closed set.
-const (
-	// SkipNoControl: a pair without a control, where there is to be one.
-	SkipNoControl = "no_control"
-	// SkipTwoMirrors: its user was seen on two mirrors, so that nobody knows in
-	// which order his requests came.
-	SkipTwoMirrors = "two_mirrors"
-)
+// SkipNoControl is why a pair without a control, where there is to be one, is not
+// counted. The other reasons are those of compare.Skip.
+const SkipNoControl = "no_control"
 
 // SkipReasons lists all keys of Report.Skipped.
 func SkipReasons() []string {
-	return []string{string(compare.Incomplete), string(compare.Tainted), string(compare.UnknownIDs), SkipNoControl, SkipTwoMirrors}
+	return []string{string(compare.Incomplete), string(compare.Tainted), string(compare.UnknownIDs), SkipNoControl}
 }
 
 const (
 	// maxRoutes bounds the routes that are followed.
 	maxRoutes = 2048
-	// maxOwners bounds the users whose mirror is remembered: those seen last.
-	maxOwners = 1 << 18
 	// maxCount bounds what one window may count.
 	maxCount = 1 << 40
 	// maxBody is how much of a request's body an example keeps, in bytes.
@@ -45,8 +38,6 @@ type state struct {
 	blocks  int
 	fields  map[fieldKey]*field
 	routes  map[string]*route
-	mirror  string               // the first one
-	owners  [2]map[uint64]string // by user, who was seen lately and before: the mirror, "" for several
 	hid     map[string]compare.Use
 	skipped map[string]uint64
 	crowded uint64
@@ -106,7 +97,7 @@ func New(cfg Config) *Ledger {
 		cfg.Rules = new(compare.Rules)
 	}
 	l := &Ledger{cfg: cfg, known: newKnown(cfg.History)}
-	l.state = state{fields: map[fieldKey]*field{}, routes: map[string]*route{}, owners: [2]map[uint64]string{{}, {}}, hid: map[string]compare.Use{}, skipped: map[string]uint64{}}
+	l.state = state{fields: map[fieldKey]*field{}, routes: map[string]*route{}, hid: map[string]compare.Use{}, skipped: map[string]uint64{}}
 	return l
 }
 
@@ -131,11 +122,9 @@ func (l *Ledger) Window(w *pairv1.RouteWindow) {
 	r.Now += n
 }
 
-// Add counts what was found of a pair that a mirror sent. Mirrors are told apart by
-// name; one that was restarted is the same. A user is known to be on two from when
-// he is next seen on one of them after the second came.
-func (l *Ledger) Add(mirror string, o *compare.Outcome) {
-	if reason := l.skip(mirror, o); reason != "" {
+// Add counts what was found of a pair that a mirror sent.
+func (l *Ledger) Add(o *compare.Outcome) {
+	if reason := l.skip(o); reason != "" {
 		l.skipped[reason]++
 		return
 	}
@@ -159,41 +148,14 @@ func (l *Ledger) Add(mirror string, o *compare.Outcome) {
 	}
 }
 
-func (l *Ledger) skip(mirror string, o *compare.Outcome) string {
+func (l *Ledger) skip(o *compare.Outcome) string {
 	switch {
 	case o.Skip != compare.Compared:
 		return string(o.Skip)
 	case l.cfg.Control && o.Control == nil:
 		return SkipNoControl
-	case o.Pair.GetKeyHash() != 0 && !l.own(mirror, o.Pair.GetKeyHash()):
-		return SkipTwoMirrors
 	}
 	return ""
-}
-
-// own reports whether a user has been seen on that mirror alone. While there is one
-// mirror there is nothing to remember.
-func (l *Ledger) own(mirror string, user uint64) bool {
-	if l.mirror == "" {
-		l.mirror = mirror
-	}
-	if mirror == l.mirror && len(l.owners[0]) == 0 {
-		return true
-	}
-	owner, ok := l.owners[0][user]
-	if !ok {
-		if owner, ok = l.owners[1][user]; !ok {
-			owner = mirror
-		}
-		if len(l.owners[0]) >= maxOwners/2 {
-			l.owners = [2]map[uint64]string{{}, l.owners[0]}
-		}
-		l.owners[0][user] = owner
-	}
-	if owner != mirror {
-		l.owners[0][user] = ""
-	}
-	return owner == mirror
 }
 
 // results counts what rules hid.

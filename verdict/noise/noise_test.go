@@ -48,18 +48,19 @@ func window(same, shadow, control, both uint64) *pairv1.RouteWindow {
 func TestCounts(t *testing.T) {
 	l := New(Config{Control: true})
 	a := result(compare.Value, "json:$.a")
-	l.Add("m", outcome(1, 1, a, same))
-	l.Add("m", outcome(2, 2, a, a))
-	l.Add("m", outcome(3, 3, same, a))
-	l.Add("m", outcome(3, 4, same, result(compare.Missing, "json:$.b")))
+	l.Add(outcome(1, 1, a, same))
+	l.Add(outcome(2, 2, a, a))
+	l.Add(outcome(3, 3, same, a))
+	l.Add(outcome(3, 4, same, result(compare.Missing, "json:$.b")))
 	l.Window(window(996, 1, 2, 1))
 	l.EndBlock()
 	r := l.Report()
-	z := normal(0.95)
+	confidence := 0.95 // a variable, for the rounding of the ledger
+	alpha := 1 - confidence
 	want := []Field{
-		{Route: "GET /x", Path: "json:$.a", Kind: compare.Value, Tier: Observed, ShadowOnly: 1, ControlOnly: 1, Both: 1, Pairs: 1000, Rate: Wilson(2, 1000, z), Noise: Wilson(2, 1000, z),
+		{Route: "GET /x", Path: "json:$.a", Kind: compare.Value, Tier: Observed, ShadowOnly: 1, ControlOnly: 1, Both: 1, Pairs: 1000, Rate: Wilson(2, 1000, alpha), Noise: Wilson(2, 1000, alpha),
 			Excess: Interval{0, -1, 1}, Users: 2, Margin: 0.001, Examples: []Example{{ID: binary.BigEndian.AppendUint64(nil, 1), Time: 1, Request: &pairv1.Request{Method: "GET", Path: "GET /x"}, Live: "x", Shadow: "y"}}},
-		{Route: "GET /x", Path: "json:$.b", Kind: compare.Missing, Tier: Observed, ControlOnly: 1, Pairs: 1000, Rate: Wilson(0, 1000, z), Noise: Wilson(1, 1000, z),
+		{Route: "GET /x", Path: "json:$.b", Kind: compare.Missing, Tier: Observed, ControlOnly: 1, Pairs: 1000, Rate: Wilson(0, 1000, alpha), Noise: Wilson(1, 1000, alpha),
 			Excess: Interval{-0.001, -1, 1}, ControlBlocks: 1, Users: 1, Margin: 0.001},
 	}
 	for i := range r.Fields {
@@ -80,22 +81,17 @@ func TestSkipped(t *testing.T) {
 	for _, reason := range []compare.Skip{compare.Tainted, compare.UnknownIDs, compare.Incomplete} {
 		o := outcome(1, 1, bad, bad)
 		o.Skip = reason
-		l.Add("m", o)
+		l.Add(o)
 	}
 	o := outcome(1, 1, bad, bad)
 	o.Control = nil
-	l.Add("m", o)
-	l.Add("m", outcome(8, 1, same, same))
-	l.Add("n", outcome(7, 1, same, same))
-	l.Add("m", outcome(7, 2, bad, same)) // on another mirror,
-	l.Add("n", outcome(7, 3, same, bad)) // and from then on never more
-	l.Add("n", outcome(0, 4, same, same))
-	l.Add("m", outcome(0, 5, same, same)) // nobody is not one user
+	l.Add(o)
+	l.Add(outcome(8, 1, same, same))
 	r := l.Report()
 	if len(r.Fields) > 0 {
 		t.Errorf("got fields %v, want none", r.Fields)
 	}
-	want := map[string]uint64{"tainted": 1, "unknown_ids": 1, "incomplete": 1, "no_control": 1, "two_mirrors": 2}
+	want := map[string]uint64{"tainted": 1, "unknown_ids": 1, "incomplete": 1, "no_control": 1}
 	if diff := cmp.Diff(want, r.Skipped); diff != "" {
 		t.Errorf("skipped (-want +got):\n%s", diff)
 	}
@@ -117,7 +113,7 @@ func TestTaintedPairIsSkipped(t *testing.T) {
 			}
 		}
 		o := c.Pair(p)
-		l.Add("m", &o)
+		l.Add(&o)
 		r := l.Report()
 		if want := tainted == 0; (len(r.Fields) == 1) != want || (r.Skipped["tainted"] == 0) != want {
 			t.Errorf("tainted on %v: got fields %v, skipped %v", tainted, r.Fields, r.Skipped)
@@ -130,7 +126,7 @@ func feedBlocks(l *Ledger, blocks int, kind compare.Kind) {
 	for b := range blocks {
 		for i := range 3 {
 			id := b*3 + i
-			l.Add("m", outcome(uint64(id+1), id, result(kind, "json:$.a"), same))
+			l.Add(outcome(uint64(id+1), id, result(kind, "json:$.a"), same))
 		}
 		l.Window(window(997, 3, 0, 0))
 		l.EndBlock()
@@ -195,7 +191,7 @@ func TestOneUser(t *testing.T) {
 	l := New(Config{Control: true})
 	for b := range 200 {
 		for i := range 4 {
-			l.Add("m", outcome(uint64(i%2+1), b, result(compare.Value, "json:$.a"), same))
+			l.Add(outcome(uint64(i%2+1), b, result(compare.Value, "json:$.a"), same))
 		}
 		l.EndBlock()
 	}
@@ -208,7 +204,7 @@ func TestOneUser(t *testing.T) {
 func TestOneMoment(t *testing.T) {
 	l := New(Config{Control: true})
 	for i := range 3000 {
-		l.Add("m", outcome(uint64(i+1), i, result(compare.Value, "json:$.a"), same))
+		l.Add(outcome(uint64(i+1), i, result(compare.Value, "json:$.a"), same))
 	}
 	l.EndBlock()
 	if f := report(t, l, "json:$.a", compare.Value); f.Tier != Observed || f.Users != 3000 {
@@ -231,7 +227,7 @@ func TestDegraded(t *testing.T) {
 				shadow.Differences[0].Shape |= compare.OtherLength
 				control.Differences[0].Shape |= compare.OtherLength
 			}
-			l.Add("m", outcome(uint64(id+1), id, shadow, control))
+			l.Add(outcome(uint64(id+1), id, shadow, control))
 		}
 		l.Window(window(0, 0, 0, 100))
 		l.EndBlock()
@@ -256,7 +252,7 @@ func quiet(t testing.TB, blocks int) *History {
 		if b%2 == 0 {
 			one, other = other, one
 		}
-		l.Add("m", outcome(uint64(b+1), b, one, other))
+		l.Add(outcome(uint64(b+1), b, one, other))
 		l.Window(window(99, 1, 0, 0))
 		l.EndBlock()
 	}
@@ -290,11 +286,11 @@ func TestHistory(t *testing.T) {
 		for b := range 6 {
 			for i := range 2 {
 				id := b*2 + i
-				l.Add("m", outcome(uint64(id+1), id, result(compare.Value, tt.path), same))
+				l.Add(outcome(uint64(id+1), id, result(compare.Value, tt.path), same))
 			}
 			if tt.noisy && b%2 == 0 {
 				for i := range 3 {
-					l.Add("m", outcome(uint64(b*3+i+100), 100+b, same, result(compare.Value, tt.path)))
+					l.Add(outcome(uint64(b*3+i+100), 100+b, same, result(compare.Value, tt.path)))
 				}
 			}
 			l.Window(window(98, 2, 0, 0))
@@ -317,7 +313,7 @@ func TestLostPairs(t *testing.T) {
 	for b := range 50 {
 		for i := range 10 {
 			if id := b*10 + i; i < 4 { // six of ten did not come
-				l.Add("m", outcome(uint64(id+1), id, result(compare.Value, "json:$.a"), same))
+				l.Add(outcome(uint64(id+1), id, result(compare.Value, "json:$.a"), same))
 			}
 		}
 		l.Window(window(990, 10, 0, 0))
@@ -341,7 +337,7 @@ func TestShipped(t *testing.T) {
 			o = outcome(1, 1, result(compare.Value, "json:$.a"), same)
 		}
 		o.Pair.Reason = pairv1.Reason_REASON_SHIPPED
-		l.Add("m", o)
+		l.Add(o)
 	}
 	l.Window(window(0, 0, 0, 0))
 	l.EndBlock()
@@ -361,7 +357,7 @@ func TestBounds(t *testing.T) {
 		}
 		o.Pair.Route = fmt.Sprintf("GET /%d", r.IntN(2*maxRoutes))
 		o.Pair.Sides[0].Exchanges[0].Request.Body = &pairv1.Body{Content: bytes.Repeat([]byte("x"), r.IntN(5000))}
-		l.Add("m", o)
+		l.Add(o)
 		if i%1000 == 0 {
 			l.EndBlock()
 		}
@@ -393,29 +389,6 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestOwnersAreBounded holds that users seen long ago are forgotten, and no sooner.
-func TestOwnersAreBounded(t *testing.T) {
-	l := New(Config{})
-	for u := range uint64(100) {
-		l.own("first", u+1)
-	}
-	if n := len(l.owners[0]); n > 0 {
-		t.Errorf("got %d users remembered of one mirror, want none", n)
-	}
-	for u := range uint64(maxOwners + 10) {
-		l.own("m", u+1)
-	}
-	if n := len(l.owners[0]) + len(l.owners[1]); n > maxOwners {
-		t.Errorf("got %d users, want at most %d", n, maxOwners)
-	}
-	if l.own("n", maxOwners+10) {
-		t.Error("a user of another mirror, just seen: got him as this one's")
-	}
-	if !l.own("n", 1) {
-		t.Error("a user seen long ago: got him as another mirror's")
-	}
-}
-
 // TestExamples holds that each pair is as likely to be kept.
 func TestExamples(t *testing.T) {
 	const runs, n, keep = 800, 20, 5
@@ -423,7 +396,7 @@ func TestExamples(t *testing.T) {
 	for seed := range uint64(runs) {
 		l := New(Config{Control: true, Seed: seed, Examples: keep})
 		for i := range n {
-			l.Add("m", outcome(uint64(i+1), i, result(compare.Value, "json:$.a"), same))
+			l.Add(outcome(uint64(i+1), i, result(compare.Value, "json:$.a"), same))
 		}
 		f := report(t, l, "json:$.a", compare.Value)
 		if len(f.Examples) != keep {
@@ -445,8 +418,8 @@ func TestRuleUse(t *testing.T) {
 	rules := rules(t, "rules:\n- {path: json:$.a, ignore: true, owner: ann, expires: 2027-02-01}\n- {path: json:$.b, ignore: true, owner: ann, expires: 2027-02-01}")
 	l := New(Config{Control: true, Rules: rules})
 	r := &compare.Result{Uses: []compare.Use{{Rule: 0, Hid: 2, Unread: 1}, {Rule: 9, Hid: 1}}}
-	l.Add("m", outcome(1, 1, r, r))
-	l.Add("m", outcome(2, 2, same, &compare.Result{Cut: true}))
+	l.Add(outcome(1, 1, r, r))
+	l.Add(outcome(2, 2, same, &compare.Result{Cut: true}))
 	got := l.Report()
 	if len(got.Rules) != 2 || got.Rules[0].Hid != 4 || got.Rules[0].Unread != 2 || got.Rules[1].Hid != 0 || got.Rules[1].Rule != &rules.Rules[1] || got.Cut != 1 {
 		t.Errorf("got %+v, cut %d", got.Rules, got.Cut)
@@ -468,11 +441,7 @@ func TestSave(t *testing.T) {
 			}
 			o := outcome(s.user[i], i, differences(s.shadow[i]), differences(s.control[i]))
 			o.Shadow.Uses = []compare.Use{{Rule: 0, Hid: 1}}
-			mirror := "m"
-			if i%100 == 0 {
-				mirror = "n"
-			}
-			l.Add(mirror, o)
+			l.Add(o)
 			l.Window(window(1, 0, 0, 0))
 			if i%200 == 199 {
 				l.EndBlock()
@@ -559,7 +528,7 @@ func FuzzRestore(f *testing.F) {
 func BenchmarkSave(b *testing.B) {
 	l := New(Config{Control: true})
 	for i := range 300_000 {
-		l.Add("m", outcome(uint64(i)*0x9e3779b97f4a7c15, i, result(compare.Value, fmt.Sprintf("json:$.f%d", i%4000)), same))
+		l.Add(outcome(uint64(i)*0x9e3779b97f4a7c15, i, result(compare.Value, fmt.Sprintf("json:$.f%d", i%4000)), same))
 	}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -576,7 +545,7 @@ func BenchmarkAdd(b *testing.B) {
 		all = append(all, outcome(uint64(i), i, differences([]int32{1, 2, 3}), differences([]int32{2, 4})))
 	}
 	for i := 0; b.Loop(); i++ {
-		l.Add("m", all[i%1000])
+		l.Add(all[i%1000])
 		if i%10_000 == 0 {
 			l.EndBlock()
 		}

@@ -91,8 +91,8 @@ func (l *Ledger) report(key fieldKey, f *field, log float64, picked bool, z *mul
 	share := r.share()
 	out.Pairs = max(share*float64(r.Pairs)+float64(r.Shipped), float64(f.ShadowOnly+f.ControlOnly+f.Both))
 	shadow, control := float64(f.ShadowOnly+f.Both), float64(f.ControlOnly+f.Both)
-	out.Rate = Wilson(shadow, out.Pairs, normal(l.cfg.Confidence))
-	out.Noise = Wilson(control, out.Pairs, normal(l.cfg.Confidence))
+	out.Rate = Wilson(shadow, out.Pairs, 1-l.cfg.Confidence)
+	out.Noise = Wilson(control, out.Pairs, 1-l.cfg.Confidence)
 	out.Margin, out.Marked = l.cfg.Rules.Margin(key.Route, key.Path)
 	if !out.Marked {
 		out.Margin = l.cfg.Margin

@@ -28,8 +28,6 @@ type saved struct {
 	Blocks  int                    `json:"blocks"`
 	Fields  []savedField           `json:"fields"`
 	Routes  map[string]*route      `json:"routes"`
-	Mirror  string                 `json:"mirror"`
-	Owners  [2]map[uint64]string   `json:"owners"`
 	Hid     map[string]compare.Use `json:"hid"`
 	Skipped map[string]uint64      `json:"skipped"`
 	Crowded uint64                 `json:"crowded"`
@@ -55,7 +53,7 @@ type savedExample struct {
 
 // Save writes the ledger down. Restore gives one that goes on as l would.
 func (l *Ledger) Save() ([]byte, error) {
-	s := saved{version, l.cfg.Control, l.blocks, nil, l.routes, l.mirror, l.owners, l.hid, l.skipped, l.crowded, l.cut}
+	s := saved{version, l.cfg.Control, l.blocks, nil, l.routes, l.hid, l.skipped, l.crowded, l.cut}
 	for _, key := range l.keys() {
 		f := l.fields[key]
 		out := savedField{fieldKey: key, Counts: f}
@@ -97,12 +95,9 @@ func Restore(cfg Config, data []byte) (*Ledger, error) {
 		return nil, fmt.Errorf("%w: %d blocks", ErrSaved, s.Blocks)
 	}
 	l := New(cfg)
-	l.blocks, l.mirror, l.crowded, l.cut = s.Blocks, s.Mirror, s.Crowded, s.Cut
+	l.blocks, l.crowded, l.cut = s.Blocks, s.Crowded, s.Cut
 	maps.Copy(l.hid, s.Hid)
 	maps.Copy(l.skipped, s.Skipped)
-	for i := range s.Owners {
-		maps.Copy(l.owners[i], s.Owners[i])
-	}
 	for name, r := range s.Routes {
 		if r == nil || r.Blocks < 0 || r.Blocks > s.Blocks || !(r.N >= 0 && r.N < most) || !(r.NN >= 0 && r.NN < most) {
 			return nil, fmt.Errorf("%w: route %q", ErrSaved, name)

@@ -3,6 +3,7 @@ package stat
 import (
 	"math"
 
+	"github.com/aclements/go-moremath/mathx"
 	"github.com/aclements/go-moremath/stats"
 )
 
@@ -73,6 +74,24 @@ func AgrestiMin(x, y, n, alpha float64) (lower, upper float64) {
 	d := (x - y) / n
 	half := Z(alpha) * math.Sqrt(max(0, (x+y)/n-d*d)/n)
 	return d - half, d + half
+}
+
+// ShareBelow is an upper bound of a share of which k of n were seen, which is too low
+// with probability alpha at most (Clopper and Pearson 1934, Biometrika 26:404).
+func ShareBelow(k, n, alpha float64) float64 {
+	if k >= n {
+		return 1
+	}
+	low, high := k/n, 1.0
+	for range 60 {
+		p := (low + high) / 2
+		if mathx.BetaInc(p, k+1, n-k) < 1-alpha {
+			low = p
+		} else {
+			high = p
+		}
+	}
+	return high
 }
 
 // manyPairs is from where on the binomial distribution is taken as normal.

@@ -83,6 +83,27 @@ func TestRankCDF(t *testing.T) {
 	}
 }
 
+// TestPublishedShares has what binom.confint of the R package binom (methods wilson
+// and exact) returns, as statsmodels publishes it in results_proportion.py.
+func TestPublishedShares(t *testing.T) {
+	for _, c := range []struct{ k, n, low, high, exact float64 }{
+		{18, 20, 0.6989663547715128, 0.972133518786232, 0.9876514728297052},
+		{4, 20, 0.0806576625797981, 0.4160174322518935, 0.436614002996668},
+		{4, 200, 0.00780442641634947, 0.05028708690582643, 0.05041360908989634},
+		{190, 200, 0.910421851861224, 0.972617354399236, 0.975765834527891},
+		{1, 30, 5.908590e-03, 0.16670391, 0.17216946},
+		{29, 30, 0.8332961, 0.9940914, 0.9991564},
+		{0, 30, 0, 0.11351339, 0.11570331},
+		{30, 30, 0.8864866, 1, 1},
+	} {
+		name := fmt.Sprintf("%v of %v", c.k, c.n)
+		lower, upper := Wilson(c.k, c.n, 0.05)
+		near(t, name+", lower", lower, c.low, 1e-6)
+		near(t, name+", upper", upper, c.high, 1e-6)
+		near(t, name+", exact upper bound", ShareBelow(c.k, c.n, 0.025), c.exact, 1e-6)
+	}
+}
+
 // TestWilson holds the interval to its definition, the shares p that the score test
 // |k/n − p| = z√(p(1−p)/n) does not reject, and to Newcombe 1998, Statistics in
 // Medicine 17:857, table I, which has four decimals.
