@@ -282,7 +282,7 @@ func TestMsgErrors(t *testing.T) {
 
 		{"appserver serve --store nothing:", 2, "is not a store"},
 		{"appserver serve --store memory: --reads fast", 2, "want strict or leased"},
-		{"appserver serve --store memory: --coordinator zk:x", 2, "want local:"},
+		{"appserver serve --store memory: --coordinator zk:x", 2, "want local:, rows:HOST:PORT or zk:"},
 		{"appserver serve --store memory: --cache 5", 2, "is not a size"},
 		{"appserver serve --listen " + addr + " --store memory:", 1, "the port is in use"},
 		{"appserver serve --listen 127.0.0.1:0 --store rows:127.0.0.1:1", 1, "(--store)"},
