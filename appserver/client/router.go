@@ -42,6 +42,8 @@ type RouterConfig struct {
 	Timeout time.Duration
 	// Dial opens a connection; nil: a plain one.
 	Dial func(addr string) (*grpc.ClientConn, error)
+	// Closes is closed with the Router; it may be nil.
+	Closes io.Closer
 	// Registerer takes the metrics. Nil: none are kept.
 	Registerer prometheus.Registerer
 }
@@ -128,6 +130,9 @@ func (r *Router) Close() error {
 	for addr, p := range r.peers {
 		errs = append(errs, p.conn.Close())
 		delete(r.peers, addr)
+	}
+	if r.cfg.Closes != nil {
+		errs = append(errs, r.cfg.Closes.Close())
 	}
 	return errors.Join(errs...)
 }

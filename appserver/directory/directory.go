@@ -354,6 +354,19 @@ func (d *Directory) placeNew(ctx context.Context, user string) (placed Place, er
 	return placed, err
 }
 
+// Emptiest returns the cell that accepts users and has the fewest of a user's slice, as
+// far as is known, but for one; false if there is none.
+func (d *Directory) Emptiest(user, except string) (name string, ok bool) {
+	cells := slices.DeleteFunc(d.Cells(), func(c Cell) bool { return c.Name == except })
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, cached := d.cached.Get(SliceOf(user))
+	if !cached {
+		s = &slice{index: SliceOf(user)}
+	}
+	return s.emptiest(cells)
+}
+
 // Publish says that a user has been moved. It does nothing if the directory says so
 // already. ErrConflict: the user is at another place of that generation, or a later.
 func (d *Directory) Publish(ctx context.Context, user string, to Place) error {

@@ -35,6 +35,10 @@ ring, hands its mailboxes over and only then stops. Cut off from the coordinator
 goes on with the members that it knows, as /readyz and /api/v1/state say; that it
 may still write is for the store to say, put by put.
 
+Any server takes any call, and forwards those of users whom another serves. With
+--directory other cells too: their users are reached through it, and new users are
+placed by it. All servers of an installation have the same --reply-secret.
+
 With --reads strict each read first asks the store whether the mailbox is still this
 server's. With leased only a share does, which the cell's live configuration sets,
 and all while the coordinator has not answered for half a session; such a read may
@@ -50,6 +54,7 @@ type serveCommand struct {
 	advertise    string
 	place        storePlace
 	coordinator  coordinatorPlace
+	directory    directoryPlace
 	session      time.Duration
 	member       ring.Member
 	cache        size
@@ -79,6 +84,7 @@ func (p *program) appserverServe() *cobra.Command {
 	f.StringVar(&c.advertise, "advertise", "", "`address` by which others reach this server (default: where it listens)")
 	storeVar(f, &c.place, "store", "where mailboxes are: memory:, pebble:DIR, rows:HOST:PORT or hbase:ZOOKEEPER[,ZOOKEEPER]/TABLE")
 	coordinatorVar(f, &c.coordinator, coordinatorPlace{kind: "local"}, "who says which server serves a user: local:, rows:HOST:PORT or zk:HOST:PORT[,HOST:PORT]/PREFIX")
+	directoryVar(f, &c.directory)
 	durationVar(f, &c.session, "session", 4*time.Second, "how long ZooKeeper may hear nothing of this server before others take its users")
 	f.StringVar(&c.member.Name, "name", "", "`name` of this server in the ring, which its users come back to (default: --advertise)")
 	f.StringVar(&c.member.Zone, "zone", "", "`zone` that may fail as one, with the other servers in it")
@@ -132,6 +138,11 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 			err = errors.Join(err, opened.Close())
 		}
 	}()
+	routing, err := c.route(ctx, s, members)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, routing.close()) }()
 	secret := []byte(c.secret)
 	if c.secret == "" {
 		secret = []byte(rand.Text())
@@ -149,8 +160,8 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 	if planted.CacheBytes > 0 {
 		c.cache = size(planted.CacheBytes)
 	}
-	server, err := appserver.New(appserver.Config{
-		Name: c.advertise, Capacity: int64(c.capacity), TrustedIDs: c.trustedIDs, ReplySecret: secret, ReplyDomain: c.domain, Hooks: planted.Hooks,
+	cfg := appserver.Config{
+		Name: c.advertise, Cell: c.cell, Capacity: int64(c.capacity), TrustedIDs: c.trustedIDs, ReplySecret: secret, ReplyDomain: c.domain, Hooks: planted.Hooks,
 		Tracer: s.tracing.Tracer(), Registerer: s.registry, Log: s.log,
 		Bounds: func() (int, int) {
 			live := members.View().Config
@@ -160,7 +171,9 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 			Store:      store.Instrument(opened, s.registry, s.tracing.Tracer()),
 			CacheBytes: int64(c.cache), Language: c.language,
 		}),
-	})
+	}
+	routing.configure(&cfg, members)
+	server, err := appserver.New(cfg)
 	if err != nil {
 		return usageErrorf("%w", err)
 	}
@@ -175,10 +188,10 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 	s.state = func() any {
 		return map[string]any{
 			"cell": c.cell, "name": c.member.Name, "address": c.advertise, "store": c.place.String(), "reads": c.reads,
-			"coordinator": c.coordinator.String(), "ring": members.Status(),
+			"coordinator": c.coordinator.String(), "directory": c.directory.String(), "ring": members.Status(),
 		}
 	}
-	return s.run(ctx,
+	return s.run(ctx, append(routing.parts(),
 		ops.Part{Name: "cell", Run: members.Run},
 		ops.Part{Name: "mailboxes", Run: server.Run},
 		ops.Part{Name: "grpc", Run: func(ctx context.Context) error {
@@ -194,7 +207,7 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 			server.EndStreams() // they would go on for as long as their readers like
 			g.GracefulStop()
 			return <-served
-		}})
+		}})...)
 }
 
 // join returns the cell as this server sees it, of which it is a member once that runs.

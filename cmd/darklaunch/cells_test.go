@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	messagesv1 "darklaunch/api/messages/v1"
@@ -103,6 +104,11 @@ type cellUsers struct {
 	worst   []time.Duration
 }
 
+// unforwarded is a context of calls that are served by the server asked, or refused.
+func unforwarded(ctx context.Context, user string) context.Context {
+	return metadata.AppendToOutgoingContext(client.As(ctx, user), "x-forwarded-by", "a test")
+}
+
 // send sends the next message of a user, at the other server where one does not serve
 // it, and notes how long that took.
 func (c *cellUsers) send(i int) {
@@ -111,7 +117,7 @@ func (c *cellUsers) send(i int) {
 		r.Recipients = named(c.names[i])
 	}
 	for begin := time.Now(); ; {
-		ctx, cancel := context.WithTimeout(client.As(context.Background(), c.names[i]), 10*time.Second)
+		ctx, cancel := context.WithTimeout(unforwarded(context.Background(), c.names[i]), 10*time.Second)
 		sent, err := c.servers[c.at[i]].messages.Send(ctx, r)
 		cancel()
 		switch status.Code(err) {
@@ -120,7 +126,7 @@ func (c *cellUsers) send(i int) {
 			c.sent[i]++
 			c.worst[i] = max(c.worst[i], time.Since(begin))
 			return
-		case codes.Unavailable:
+		case codes.Unavailable, codes.FailedPrecondition:
 			c.refused[i]++
 			c.at[i] = (c.at[i] + 1) % len(c.servers)
 			time.Sleep(5 * time.Millisecond) // as clients do
@@ -174,7 +180,7 @@ func (c *cellUsers) check() {
 		ids := map[string]bool{}
 		r := &messagesv1.GetThreadRequest{ThreadId: c.threads[i], PageSize: 100}
 		for n := 0; ; n++ {
-			a, err := c.servers[c.at[i]].messages.GetThread(client.As(c.t.Context(), c.names[i]), r)
+			a, err := c.servers[c.at[i]].messages.GetThread(unforwarded(c.t.Context(), c.names[i]), r)
 			if err != nil {
 				c.t.Errorf("read of %s: %v", c.names[i], err)
 				return
