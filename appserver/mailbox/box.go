@@ -159,6 +159,10 @@ func (b *box) retire() (fence.Owner, bool) {
 		return fence.Owner{}, false
 	}
 	b.gone = errGone
+	if len(b.outbox.entries) > 0 {
+		b.p.owing.Store(true) // it is found in the row again
+	}
+	b.outbox.stop()
 	return b.owner, true
 }
 

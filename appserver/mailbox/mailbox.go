@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -191,6 +192,7 @@ type Pool struct {
 	preloads int // under way
 
 	rescan chan struct{} // asks redeliver for another round; holds one
+	owing  atomic.Bool   // mailboxes have left memory before their outboxes were empty
 }
 
 // maxOwned bounds the rows that the pool remembers owning, some 200 bytes each.
@@ -269,16 +271,32 @@ func (p *Pool) flushOld() {
 	}
 }
 
-// redeliver delivers what outboxes hold, at the start and whenever members have changed.
+// redeliver delivers what outboxes hold: at the start, whenever members have changed, and
+// after mailboxes had to leave memory before all was delivered.
 func (p *Pool) redeliver() {
-	for {
-		p.redeliverAll()
+	tick := time.NewTicker(lastPause)
+	defer tick.Stop()
+	for again := true; ; {
+		if again {
+			p.redeliverAll()
+		}
 		select {
 		case <-p.rescan:
+			again = true
+		case <-tick.C:
+			again = p.owing.Swap(false)
 		case <-p.ctx.Done():
 			return
 		}
 	}
+}
+
+// overfull reports whether mailboxes take more memory than they may.
+func (p *Pool) overfull() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.evict()
+	return p.bytes > p.cfg.CacheBytes
 }
 
 // redeliverAll loads the mailboxes whose outboxes hold something, so that it is
@@ -297,6 +315,10 @@ func (p *Pool) redeliverAll() {
 			u := action.User(row.User)
 			if len(row.Of(store.Outbox)) == 0 || row.Fence.Flags&store.Sealed != 0 || !u.Valid() {
 				continue
+			}
+			// Those whose recipients cannot be reached come and go, not all at once.
+			for wait := 0; wait < 30 && p.overfull(); wait++ {
+				_ = sleep(p.ctx, 100*time.Millisecond)
 			}
 			err := p.Read(p.ctx, u, func(*State) error { return nil })
 			if errors.Is(err, ErrClosed) {
