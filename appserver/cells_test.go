@@ -34,9 +34,9 @@ import (
 )
 
 // world is cells of servers on loopback, under one directory. Servers reach each other
-// by proxies, which are their addresses.
+// by proxies, which are their addresses but in benchmarks.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	names *memstore.Store // the directory's
 	down  atomic.Bool     // it is
 	asked atomic.Int64    // how often it was while it was
@@ -63,7 +63,7 @@ type testServer struct {
 }
 
 // newWorld starts cells with so many servers each.
-func newWorld(t *testing.T, servers map[string]int) *world {
+func newWorld(t testing.TB, servers map[string]int) *world {
 	t.Helper()
 	w := &world{t: t, cells: map[string]*testCell{}}
 	w.names = &memstore.Store{Faults: func(memstore.Op, string) memstore.Fault {
@@ -90,8 +90,12 @@ func newWorld(t *testing.T, servers map[string]int) *world {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = proxy.Close() })
-			c.servers = append(c.servers, &testServer{cell: c, addr: proxy.Addr(), proxy: proxy, reg: prometheus.NewRegistry()})
-			entry.Servers = append(entry.Servers, proxy.Addr())
+			addr := proxy.Addr()
+			if _, measured := t.(*testing.B); measured {
+				addr = l.Addr().String()
+			}
+			c.servers = append(c.servers, &testServer{cell: c, addr: addr, proxy: proxy, reg: prometheus.NewRegistry()})
+			entry.Servers = append(entry.Servers, addr)
 			listeners = append(listeners, l)
 		}
 		c.see(t, 1, c.servers...)
@@ -107,7 +111,7 @@ func newWorld(t *testing.T, servers map[string]int) *world {
 }
 
 // see gives all of the cell's servers a view of members.
-func (c *testCell) see(t *testing.T, number uint64, members ...*testServer) {
+func (c *testCell) see(t testing.TB, number uint64, members ...*testServer) {
 	t.Helper()
 	for _, s := range c.servers {
 		s.see(t, number, members...)
@@ -116,7 +120,7 @@ func (c *testCell) see(t *testing.T, number uint64, members ...*testServer) {
 	close(*c.changed.Swap(&next))
 }
 
-func (s *testServer) see(t *testing.T, number uint64, members ...*testServer) {
+func (s *testServer) see(t testing.TB, number uint64, members ...*testServer) {
 	t.Helper()
 	var all []ring.Member
 	for _, m := range members {
