@@ -140,7 +140,7 @@ func TestRowStorePaused(t *testing.T) {
 	if err := first.claim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r.signal(syscall.SIGSTOP)
+	r.pause()
 	write := first.owner.Commit(1, first.tag())
 	patience, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()

@@ -23,7 +23,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	messagesv1 "darklaunch/api/messages/v1"
+	"darklaunch/appserver/cell"
 	"darklaunch/appserver/client"
+	"darklaunch/appserver/mailbox"
+	"darklaunch/appserver/ring"
 	"darklaunch/internal/testenv"
 )
 
@@ -67,6 +70,104 @@ func startCellServer(t *testing.T, name, rows, coordinator string) *cellServer {
 	t.Cleanup(func() { conn.Close() })
 	s.messages = messagesv1.NewMessagesClient(conn)
 	return s
+}
+
+// newCellUsers returns users of servers that are a cell, each with a first message.
+func newCellUsers(t *testing.T, n int, servers ...*cellServer) *cellUsers {
+	t.Helper()
+	c := &cellUsers{t: t, servers: servers, threads: make([]string, n), at: make([]int, n), sent: make([]int, n), refused: make([]int, n), worst: make([]time.Duration, n)}
+	for i := range n {
+		c.names = append(c.names, fmt.Sprintf("user-%d", i))
+	}
+	for _, s := range servers {
+		s.awaitMembers(len(servers))
+	}
+	c.each(c.send)
+	return c
+}
+
+// TestZooKeeperDown has ZooKeeper hang, and then end, for longer than a session: the
+// servers say so and go on with the members that they know, without a single refusal.
+func TestZooKeeperDown(t *testing.T) {
+	zk := testenv.ZooKeeper(t)
+	_, rows, _ := startStore(t, "127.0.0.1:0", t.TempDir())
+	coordinator := fmt.Sprintf("zk:%s/down-%d", zk.Addr, time.Now().UnixNano())
+	if code, _, stderr := start(t, "appserver", "init", "--coordinator", coordinator).end(); code != 0 {
+		t.Fatal(stderr)
+	}
+	a, b := startCellServer(t, "a", rows, coordinator), startCellServer(t, "b", rows, coordinator)
+	c := newCellUsers(t, 8, a, b)
+	for what, outage := range map[string]struct{ begin, end func() }{
+		"hangs": {zk.Stop, zk.Continue},
+		"ends":  {zk.Kill, zk.Restart},
+	} {
+		for _, s := range c.servers {
+			s.awaitMembers(2)
+		}
+		c.each(c.send)
+		clear(c.refused)
+		outage.begin()
+		for _, s := range c.servers {
+			waitFor(t, "a server that is not ready while ZooKeeper "+what, func() bool {
+				code, body := s.get("/readyz")
+				return code == http.StatusServiceUnavailable && strings.Contains(body, "cell one")
+			})
+		}
+		for range 5 {
+			c.each(c.send)
+		}
+		c.check()
+		for i, n := range c.refused {
+			if n > 0 {
+				t.Errorf("while ZooKeeper %s %s was refused %d times", what, c.names[i], n)
+			}
+		}
+		outage.end()
+	}
+	for _, s := range c.servers {
+		s.awaitMembers(2)
+	}
+	c.each(c.send)
+	c.check()
+}
+
+// TestLeasedReads: a leased read asks the store while the server is not trusted, and in
+// the share that the live configuration says.
+func TestLeasedReads(t *testing.T) {
+	registry, err := cell.NewRegistry(cell.RegistryConfig{Timeout: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	members, err := cell.New(registry, cell.Options{Name: "one", Member: &ring.Member{Name: "a", Addr: "h:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leased := (&serveCommand{reads: "leased"}).owned(members, mailbox.Config{}).Strict
+	strict := (&serveCommand{reads: "strict"}).owned(members, mailbox.Config{}).Strict
+	if !leased() || !strict() {
+		t.Error("a server that is not in the ring yet does not ask the store")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = members.Run(ctx) })
+	defer func() { cancel(); wg.Wait() }()
+	waitFor(t, "membership", func() bool { return members.Ready() == nil })
+	if leased() || !strict() {
+		t.Errorf("a member's reads ask the store: leased %v, strict %v", leased(), strict())
+	}
+	if err := registry.SetConfig([]byte(`{"strict_reads":0.5}`)); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the configuration", func() bool { return members.View().Config.StrictReads > 0 })
+	asked := 0
+	for range 1000 {
+		if leased() {
+			asked++
+		}
+	}
+	if asked < 300 || asked > 700 {
+		t.Errorf("%d of 1000 reads ask the store, want half", asked)
+	}
 }
 
 func (s *cellServer) get(path string) (code int, body string) {
@@ -218,15 +319,7 @@ func testCell(t *testing.T, rows, coordinator string) {
 		t.Fatalf("init ends with %d: %s%s", code, stdout, stderr)
 	}
 	const n = 32
-	c := &cellUsers{t: t, threads: make([]string, n), at: make([]int, n), sent: make([]int, n), refused: make([]int, n), worst: make([]time.Duration, n)}
-	for i := range n {
-		c.names = append(c.names, fmt.Sprintf("user-%d", i))
-	}
-	c.servers = []*cellServer{startCellServer(t, "a", rows, coordinator), startCellServer(t, "b", rows, coordinator)}
-	for _, s := range c.servers {
-		s.awaitMembers(2)
-	}
-	c.each(c.send)
+	c := newCellUsers(t, n, startCellServer(t, "a", rows, coordinator), startCellServer(t, "b", rows, coordinator))
 	if a, b := len(c.servedBy(0)), len(c.servedBy(1)); a < n/5 || b < n/5 {
 		t.Errorf("%d and %d of %d users are served by the two servers", a, b, n)
 	}
@@ -278,7 +371,7 @@ func testCell(t *testing.T, rows, coordinator string) {
 
 	// Paused for longer than its session: the other serves, and what the first has in
 	// memory is worth nothing when it goes on.
-	c.servers[0].signal(syscall.SIGSTOP)
+	c.servers[0].pause()
 	c.servers[1].awaitMembers(1)
 	c.at = slices.Repeat([]int{1}, n) // who asked the paused one would wait for it
 	c.each(c.send)
