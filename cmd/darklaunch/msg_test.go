@@ -275,7 +275,7 @@ func TestMsgErrors(t *testing.T) {
 		{"msg --cell " + addr + " --as ann read", 2, "thread"},
 		{"msg --cell " + addr + " --as ann mark --thread t", 2, "want something to change"},
 		{"msg --cell " + addr + " list", 2, `"as" not set`},
-		{"msg --as ann list", 2, `"cell" not set`},
+		{"msg --as ann list", 2, "want either --cell or --directory"},
 		{"msg --cell nowhere --as ann list", 2, "is not an address"},
 		{"msg --cell " + addr + " --as ann read --thread t-none", 1, "read: NotFound: no such thread"},
 		{"msg --cell 127.0.0.1:1 --as ann --timeout 100ms list", 1, "list: DeadlineExceeded"},
