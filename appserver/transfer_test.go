@@ -158,7 +158,7 @@ func TestMoves(t *testing.T) {
 	cells := []string{"a", "b", "c"}
 	users, moves := 4, 12
 	if !testing.Short() {
-		users, moves = 6, 24
+		users, moves = 6, 120
 	}
 	var died [steps]atomic.Int64
 	errDied := errors.New("planted")

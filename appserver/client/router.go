@@ -408,6 +408,9 @@ func (r *Router) do(ctx context.Context, user, key string, local func(context.Co
 			}
 		}
 		if v == final {
+			if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return giveUp(key, true, err)
+			}
 			return err
 		}
 		begun = begun || v == unknown
