@@ -320,6 +320,7 @@ type following struct {
 	cell    *Cell
 	session Session
 	heard   time.Time       // when the last request was sent that was answered
+	silent  bool            // the last request was not
 	read    time.Time       // when all was read last
 	changed <-chan struct{} // of what was read last
 	leaving <-chan struct{} // nil once that is done
@@ -340,7 +341,7 @@ func (f *following) step(ctx context.Context) error {
 	switch {
 	case errors.Is(err, ErrExpired), errors.Is(err, ErrNotThere):
 		return err
-	case time.Since(f.heard) > f.session.Timeout():
+	case f.silent && time.Since(f.heard) > f.session.Timeout():
 		return fmt.Errorf("%w by this server's clock: %w", ErrExpired, err)
 	}
 	f.stale = true // once more at the next tick
@@ -403,7 +404,8 @@ func (f *following) call(ctx context.Context, request func(context.Context) erro
 	ctx, cancel := context.WithTimeout(ctx, f.session.Timeout()/3)
 	defer cancel()
 	err := request(ctx)
-	if err == nil || errors.Is(err, ErrTaken) {
+	f.silent = err != nil && !errors.Is(err, ErrTaken)
+	if !f.silent {
 		f.heard = began
 		f.cell.mu.Lock()
 		f.cell.trusted = began.Add(f.session.Timeout() / 2)

@@ -37,7 +37,7 @@ func newRegistry(t *testing.T, cfg cell.RegistryConfig) *cell.Registry {
 func TestConformance(t *testing.T) {
 	celltest.Run(t, func(t *testing.T) celltest.Place {
 		file := filepath.Join(t.TempDir(), "members")
-		return &local{newRegistry(t, cell.RegistryConfig{Timeout: time.Second, File: file}), file}
+		return &local{newRegistry(t, cell.RegistryConfig{Timeout: celltest.Timeout, File: file}), file}
 	})
 }
 

@@ -32,7 +32,7 @@ import (
 
 // cellSession is the sessions' timeout in these tests, and cellTick that of signs of life.
 const (
-	cellSession = 2 * time.Second
+	cellSession = 4 * time.Second
 	cellTick    = 500 * time.Millisecond
 )
 

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // serve answers from a file of members until the test ends or stop is called.
 func serve(t *testing.T, file, addr string) (at string, stop func()) {
 	t.Helper()
-	registry, err := cell.NewRegistry(cell.RegistryConfig{Timeout: 2 * time.Second, File: file})
+	registry, err := cell.NewRegistry(cell.RegistryConfig{Timeout: celltest.Timeout, File: file})
 	if err != nil {
 		t.Fatal(err)
 	}

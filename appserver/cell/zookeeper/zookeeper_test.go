@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { testenv.Main(m) }
 
 // timeout of sessions in these tests.
-const timeout = 2 * time.Second
+const timeout = celltest.Timeout
 
 // place is a cell of its own in an ensemble.
 type place struct{ cfg zookeeper.Config }
@@ -95,13 +95,17 @@ func TestConformance(t *testing.T) {
 	celltest.Run(t, func(t *testing.T) celltest.Place { return newPlace(t, server.Addr) })
 }
 
-func TestConformanceOfAnEnsemble(t *testing.T) {
+func TestEnsemble(t *testing.T) {
+	servers := testenv.ZooKeeperEnsemble(t)
 	var addrs []string
-	for _, s := range testenv.ZooKeeperEnsemble(t) {
+	for _, s := range servers {
 		addrs = append(addrs, s.Addr)
 	}
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	celltest.Run(t, func(t *testing.T) celltest.Place { return newPlace(t, addrs...) })
+	t.Run("conformance", func(t *testing.T) {
+		defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+		celltest.Run(t, func(t *testing.T) celltest.Place { return newPlace(t, addrs...) })
+	})
+	t.Run("killed", func(t *testing.T) { serversKilled(t, newPlace(t, addrs...), servers) })
 }
 
 // member runs a member until the test ends.
@@ -135,15 +139,9 @@ func await(t *testing.T, what string, n *cell.Cell, ok func() bool) {
 	}
 }
 
-// TestServerKilled kills and stops members of an ensemble one after the other: nobody
+// serversKilled kills and stops servers of an ensemble one after the other: nobody
 // loses its session, and members go on joining.
-func TestServerKilled(t *testing.T) {
-	servers := testenv.ZooKeeperEnsemble(t)
-	var addrs []string
-	for _, s := range servers {
-		addrs = append(addrs, s.Addr)
-	}
-	p := newPlace(t, addrs...)
+func serversKilled(t *testing.T, p place, servers []*testenv.Server) {
 	p.cfg.Timeout = 10 * time.Second // the election's time in it
 	nodes := []*cell.Cell{member(t, zookeeper.New(p.cfg), "1"), member(t, zookeeper.New(p.cfg), "2")}
 	for i, s := range servers {
