@@ -149,16 +149,6 @@ func (r *Router) Rerouted() {
 	}
 }
 
-// Home reports whether a user is in the own cell, as far as is known; where nothing is,
-// because the directory cannot be asked, it may be.
-func (r *Router) Home(ctx context.Context, user string) bool {
-	if r.cfg.Directory == nil {
-		return true
-	}
-	p, err := r.cfg.Directory.Lookup(ctx, user)
-	return err != nil || p.Cell == r.cfg.Cell
-}
-
 // Owner returns the address of the server of the own cell that should serve a user;
 // false if that is not known.
 func (r *Router) Owner(user string) (addr string, ok bool) {
