@@ -94,6 +94,17 @@ func (r *running) signal(s os.Signal) {
 	}
 }
 
+// pause stops the program and returns when it is stopped, which the signal alone does
+// not wait for. SIGCONT lets it go on.
+func (r *running) pause() {
+	r.t.Helper()
+	r.signal(syscall.SIGSTOP)
+	waitFor(r.t, "the program to be stopped", func() bool {
+		_, state, _ := strings.Cut(readFile(r.t, fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid)), ") ")
+		return strings.HasPrefix(state, "T")
+	})
+}
+
 // stderr is what the program has written there by now.
 func (r *running) stderr() string {
 	r.t.Helper()
@@ -315,7 +326,7 @@ func TestSignals(t *testing.T) {
 	})
 }
 
-func waitFor(t *testing.T, what string, cond func() bool) {
+func waitFor(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {

