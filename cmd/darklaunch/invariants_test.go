@@ -7,7 +7,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -29,11 +28,9 @@ import (
 	"darklaunch/appserver/client"
 	"darklaunch/appserver/mailbox"
 	"darklaunch/appserver/store"
-	"darklaunch/appserver/store/hbase"
 	"darklaunch/appserver/store/memstore"
 	"darklaunch/appserver/store/rows"
 	"darklaunch/internal/faultnet"
-	testhbase "darklaunch/internal/testenv/hbase"
 )
 
 // What must hold of mailboxes whatever happens to servers and stores:
@@ -677,34 +674,6 @@ func TestInvariantsOnRows(t *testing.T) {
 	if n := proxy.Count(faultnet.WasCut); n == 0 {
 		t.Error("no connection was cut")
 	}
-}
-
-// TestInvariantsOnHBase: one region server of two is stopped and killed.
-func TestInvariantsOnHBase(t *testing.T) {
-	if os.Getenv("DARKLAUNCH_FULL") == "" {
-		t.Skip("make chaos runs it: HBase may take minutes to serve again after a region server was killed")
-	}
-	srv := testhbase.Cluster(t, testhbase.Alone)
-	cfg := hbase.Config{Quorum: srv.Quorum, Table: fmt.Sprintf("invariants-%d", time.Now().UnixNano()), Timeout: 4 * time.Second}
-	hbase.TakeLogs(nil)
-	if _, err := hbase.Create(t.Context(), cfg, 4); err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t, func() store.Store {
-		s, err := hbase.Open(t.Context(), cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		return s
-	})
-	w.run(func() {
-		srv.Stop(testhbase.Region1)
-		time.Sleep(2 * time.Second)
-		srv.Continue(testhbase.Region1)
-	}, func() {
-		srv.Kill(testhbase.Region2)
-	})
 }
 
 // TestInvariantChecks plants a fault for each of the checks.
