@@ -160,6 +160,17 @@ func (b *Batch) Apply(a action.Action) error {
 	return b.err
 }
 
+// Absorb applies what another batch has folded in front of the cells that this one
+// shows. The other is of no use afterwards. The error is the other's: nothing happened.
+func (b *Batch) Absorb(front *Batch) error {
+	if front.err != nil {
+		return front.err
+	}
+	b.absorb(front.Overlay)
+	b.version = front.version
+	return nil
+}
+
 // Fold applies actions in a batch of their own and returns its delta.
 func Fold(base Reader, schema Schema, actions []action.Action) (Delta, error) {
 	b, err := NewBatch(base, schema)

@@ -63,6 +63,7 @@ func (b *box) writeOne() (more bool) {
 // commit is one put and those who wait for it.
 type commit struct {
 	actions []action.Action
+	ahead   *index.Batch // in which they are folded, in front of the box's meta
 	entries []action.Entry
 	cells   []store.Cell
 	waiting []waiting
@@ -100,6 +101,7 @@ func (b *box) decide(ops []*mutation) *commit {
 	meta := b.meta
 	b.mu.RUnlock()
 	ahead, err := index.NewBatch(meta, b.p.cfg.Schema)
+	c.ahead = ahead
 	for i, m := range ops {
 		if err == nil && len(c.cells) > 0 && bytesOf(c.cells) > maxPutBytes {
 			b.putBack(ops[i:])
@@ -322,12 +324,14 @@ func (b *box) apply(c *commit) int64 {
 		b.since = time.Now()
 	}
 	b.outbox.remove(c.settled)
-	for _, a := range c.actions {
-		must(b.meta.Apply(a)) // as it was applied before, in front of the same
+	if len(c.actions) > 0 {
+		must(b.meta.Absorb(c.ahead))
 		view, err := index.Open(b.meta)
 		must(err)
-		must(b.keys.Apply(a, view))
-		b.log.add(a)
+		for _, a := range c.actions {
+			must(b.keys.Apply(a, view))
+			b.log.add(a)
+		}
 	}
 	for _, e := range c.entries {
 		b.outbox.add(b.p, e)

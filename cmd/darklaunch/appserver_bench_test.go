@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,48 +55,96 @@ func perSecond(b *testing.B, call func(caller, n int) error) float64 {
 	return float64(calls.Load()) / time.Since(begin).Seconds()
 }
 
-// BenchmarkAppserver has one server on Pebble, its load on the same cores, beside what
-// could be had at most: reads beside a bare echo of gRPC, sends beside the same bytes
-// put into Pebble with Sync by as many callers. The legs take turns, so that only the
-// ratios mean something on a shared machine.
-func BenchmarkAppserver(b *testing.B) {
-	opened, err := pebble.Open(b.TempDir(), pebble.Config{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer opened.Close()
+// benchServer is one server, and callers who have a thread each.
+type benchServer struct {
+	*client.Client
+	users   []context.Context
+	threads []string
+	rounds  atomic.Int64
+	strict  atomic.Bool
+}
+
+func newBenchServer(b *testing.B, opened store.Store) *benchServer {
+	b.Helper()
+	r := &benchServer{users: make([]context.Context, benchCallers), threads: make([]string, benchCallers)}
 	reg := prometheus.NewRegistry()
-	server, err := appserver.New(appserver.Config{Registerer: reg, Mailboxes: mailbox.Config{Store: store.Instrument(opened, reg, nil)}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	g := grpc.NewServer(server.Options()...)
-	server.Register(g)
-	echo := grpc.NewServer()
-	healthpb.RegisterHealthServer(echo, health.NewServer())
-	m, err := net.Listen("tcp", "127.0.0.1:0")
+	server, err := appserver.New(appserver.Config{Registerer: reg, Mailboxes: mailbox.Config{Store: store.Instrument(opened, reg, nil), Strict: r.strict.Load}})
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Run(ctx) })
-	running.Go(func() { _ = g.Serve(l) })
-	running.Go(func() { _ = echo.Serve(m) })
-	defer running.Wait()
-	defer cancel()
-	defer g.Stop()
-	defer echo.Stop()
-	c, err := client.New(l.Addr().String(), client.Config{})
+	addr, stop := benchServe(b, server.Register, server.Options()...)
+	b.Cleanup(func() {
+		stop()
+		cancel()
+		running.Wait()
+	})
+	if r.Client, err = client.New(addr, client.Config{}); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { r.Close() })
+	for i := range r.users {
+		user := fmt.Sprint("u", i)
+		r.users[i] = client.As(context.Background(), user)
+		sent, err := r.Send(r.users[i], &messagesv1.SendRequest{IdempotencyKey: "first", Recipients: named(user), Body: benchBody})
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.threads[i] = sent.ThreadId
+	}
+	return r
+}
+
+// benchServe serves gRPC on loopback until stop is called.
+func benchServe(b *testing.B, register func(*grpc.Server), options ...grpc.ServerOption) (addr string, stop func()) {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer c.Close()
-	conn, err := grpc.NewClient(m.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	g := grpc.NewServer(options...)
+	register(g)
+	var running sync.WaitGroup
+	running.Go(func() { _ = g.Serve(l) })
+	return l.Addr().String(), func() { g.Stop(); running.Wait() }
+}
+
+func (r *benchServer) counts(caller, _ int) error {
+	_, err := r.UnreadCounts(r.users[caller], &messagesv1.UnreadCountsRequest{})
+	return err
+}
+
+func (r *benchServer) thread(caller, _ int) error {
+	_, err := r.GetThread(r.users[caller], &messagesv1.GetThreadRequest{ThreadId: r.threads[caller], PageSize: 1})
+	return err
+}
+
+func (r *benchServer) send(caller, n int) error {
+	_, err := r.Send(r.users[caller], &messagesv1.SendRequest{IdempotencyKey: fmt.Sprint(r.rounds.Load(), "-", n), ThreadId: r.threads[caller], Body: benchBody})
+	return err
+}
+
+func openPebble(b *testing.B) store.Store {
+	b.Helper()
+	opened, err := pebble.Open(b.TempDir(), pebble.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { opened.Close() })
+	return opened
+}
+
+// BenchmarkAppserver has one server on Pebble, its load on the same cores, beside what
+// could be had at most: reads beside a bare echo of gRPC, sends beside the same bytes
+// put into Pebble with Sync by as many callers. The legs take turns, so that only the
+// ratios mean something on a shared machine.
+func BenchmarkAppserver(b *testing.B) {
+	r := newBenchServer(b, openPebble(b))
+	addr, stop := benchServe(b, func(g *grpc.Server) { healthpb.RegisterHealthServer(g, health.NewServer()) })
+	defer stop()
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -106,50 +155,59 @@ func BenchmarkAppserver(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer raw.Close()
-
-	users, threads := make([]context.Context, benchCallers), make([]string, benchCallers)
-	for i := range users {
-		user := fmt.Sprint("u", i)
-		users[i] = client.As(b.Context(), user)
-		sent, err := c.Send(users[i], &messagesv1.SendRequest{IdempotencyKey: "first", Recipients: named(user), Body: benchBody})
-		if err != nil {
-			b.Fatal(err)
-		}
-		threads[i] = sent.ThreadId
-	}
-	var rounds atomic.Int64
-	legs := map[string]func(caller, n int) error{
-		"echo": func(int, int) error { _, err := bare.Check(b.Context(), &healthpb.HealthCheckRequest{}); return err },
-		"counts": func(caller, _ int) error {
-			_, err := c.UnreadCounts(users[caller], &messagesv1.UnreadCountsRequest{})
-			return err
-		},
-		"threads": func(caller, _ int) error {
-			_, err := c.GetThread(users[caller], &messagesv1.GetThreadRequest{ThreadId: threads[caller], PageSize: 1})
-			return err
-		},
+	benchLegs(b, r, map[string]func(caller, n int) error{
+		"echo":    func(int, int) error { _, err := bare.Check(b.Context(), &healthpb.HealthCheckRequest{}); return err },
+		"counts":  r.counts,
+		"threads": r.thread,
 		"puts": func(caller, n int) error {
-			key := fmt.Appendf(nil, "%04d%08d%04d", caller, n, rounds.Load())
-			return raw.Set(key, []byte(benchBody), pebbledb.Sync)
+			return raw.Set(fmt.Appendf(nil, "%04d%08d%04d", caller, n, r.rounds.Load()), []byte(benchBody), pebbledb.Sync)
 		},
-		"sends": func(caller, n int) error {
-			_, err := c.Send(users[caller], &messagesv1.SendRequest{IdempotencyKey: fmt.Sprint(rounds.Load(), "-", n), ThreadId: threads[caller], Body: benchBody})
-			return err
-		},
-	}
-	total := map[string]float64{}
+		"sends": r.send,
+	}, "echo", "counts", "echo", "threads", "echo", "puts", "sends", "puts")
+}
+
+// benchLegs lets legs take turns, and reports each as calls a second and beside the one
+// before it, except for those that are only there to be beside.
+func benchLegs(b *testing.B, r *benchServer, legs map[string]func(caller, n int) error, order ...string) {
+	b.Helper()
+	total, ran := map[string]float64{}, map[string]float64{}
 	for b.Loop() {
 		for range 2 {
-			rounds.Add(1)
-			for _, leg := range []string{"echo", "counts", "threads", "puts", "sends"} {
-				total[leg] += perSecond(b, legs[leg]) / 2
+			r.rounds.Add(1)
+			for _, leg := range order {
+				total[leg] += perSecond(b, legs[leg])
+				ran[leg]++
 			}
 		}
 	}
-	for leg, n := range total {
-		b.ReportMetric(n/float64(b.N), leg+"/s")
+	for leg := range total {
+		total[leg] /= ran[leg]
+		b.ReportMetric(total[leg], leg+"/s")
 	}
-	b.ReportMetric(total["counts"]/total["echo"], "counts/echo")
-	b.ReportMetric(total["threads"]/total["echo"], "threads/echo")
-	b.ReportMetric(total["sends"]/total["puts"], "sends/puts")
+	for i, leg := range order[1:] {
+		if beside := order[i]; leg != order[0] && beside != leg {
+			b.ReportMetric(total[leg]/total[beside], leg+"/"+beside)
+		}
+	}
+}
+
+// BenchmarkSend is sends alone, for profiles: what one costs of both sides' processor
+// time, client and server being one process.
+func BenchmarkSend(b *testing.B) {
+	r := newBenchServer(b, openPebble(b))
+	for b.Loop() {
+		r.rounds.Add(1)
+		before := processorTime(b)
+		n := perSecond(b, r.send)
+		b.ReportMetric(float64((processorTime(b)-before).Microseconds())/(n*benchLeg.Seconds()), "cpu-µs/send")
+		b.ReportMetric(n, "sends/s")
+	}
+}
+
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
