@@ -177,6 +177,8 @@ type Mutation struct {
 	// them will have. An error of it is Mutate's, and nothing is done. It may be called
 	// more than once, must not wait, and is only to use the view until it returns.
 	Decide func(v index.View, first uint64, now action.Time) ([]action.Do, error)
+
+	strip []action.Action // records that lose their contents by it
 }
 
 // Done says what a mutation came to.
@@ -357,9 +359,10 @@ func weight(a action.Action) int64 {
 func (r *recent) add(a action.Action) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.actions.Contains(a.Sequence) {
-		r.bytes += weight(a)
+	if old, ok := r.actions.Peek(a.Sequence); ok { // from before a purge, maybe
+		r.bytes -= weight(old)
 	}
+	r.bytes += weight(a)
 	r.actions.Add(a.Sequence, a)
 	for r.bytes > maxRecent && r.actions.Len() > 1 {
 		_, old, _ := r.actions.RemoveOldest()

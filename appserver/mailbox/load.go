@@ -95,7 +95,11 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 		if err != nil {
 			return fmt.Errorf("read the fence: %w", err)
 		}
-		w, err := owner.Claim(row.Fence, b.p.cfg.View(), newTag())
+		claim, view := owner.Claim, b.p.cfg.View()
+		if b.p.cfg.Job {
+			claim, view = owner.Force, row.Fence.Ring
+		}
+		w, err := claim(row.Fence, view, newTag())
 		if err != nil { // sealed, or claimed by a newer ring
 			return fmt.Errorf("claim: %w: %w", ErrLost, err)
 		}
@@ -292,11 +296,15 @@ func (b *box) fold(cells, words *index.Cells, end uint64, logged *[]action.Actio
 	return nil
 }
 
+// versionCell is where metadata and keywords have their versions: without one they are
+// made anew when they are loaded.
+const versionCell = 'v'
+
 // repair returns what turns the cells of a family into others, in an order in which
 // they may be put piece by piece: without their version while that is under way, so
 // that a load in between begins anew.
 func repair(f store.Family, from, to *index.Cells) []store.Cell {
-	version := []byte{'v'} // of index and of search
+	version := []byte{versionCell}
 	cells := []store.Cell{{Family: f, Qualifier: version}}
 	for _, c := range index.Diff(from, to) {
 		if string(c.Qualifier) != string(version) {

@@ -66,6 +66,7 @@ type commit struct {
 	ahead   *index.Batch // in which they are folded, in front of the box's meta
 	entries []action.Entry
 	cells   []store.Cell
+	strip   []action.Action // that lose their contents
 	waiting []waiting
 
 	meta     index.Delta // flushed with it
@@ -166,6 +167,11 @@ func (b *box) decideOne(c *commit, ahead *index.Batch, m *mutation) error {
 			cells = append(cells, store.Cell{Family: store.Outbox, Qualifier: e.Qualifier(), Value: e.Value()})
 		}
 	}
+	stripped, err := b.stripped(m.strip)
+	if err != nil {
+		m.finish(Done{}, fmt.Errorf("mailbox of %s: %w", b.user, err))
+		return nil
+	}
 	for _, a := range actions {
 		if err := ahead.Apply(a); err != nil {
 			m.finish(Done{}, fmt.Errorf("mailbox of %s: %w: %w", b.user, ErrCorrupt, err))
@@ -173,7 +179,8 @@ func (b *box) decideOne(c *commit, ahead *index.Batch, m *mutation) error {
 		}
 	}
 	c.actions = append(c.actions, actions...)
-	c.cells = append(c.cells, cells...)
+	c.cells = append(append(c.cells, cells...), stripped...)
+	c.strip = append(c.strip, m.strip...)
 	c.entries = append(c.entries, entries...)
 	c.waiting = append(c.waiting, waiting{m, Done{Last: actions[len(actions)-1]}})
 	return nil
@@ -226,7 +233,7 @@ func (b *box) flush(c *commit) {
 	defer b.mu.Unlock()
 	due := b.flushing || len(b.repair) > 0 && len(c.actions) == 0 ||
 		b.meta.Version().Sequence-flushed(b.cells) >= uint64(b.p.cfg.FlushActions) || b.meta.Bytes()+b.keys.Bytes() > maxPutBytes
-	if !due {
+	if !due || len(c.strip) > 0 { // whose put takes the keywords' version away
 		return
 	}
 	c.settled = b.outbox.settled()
@@ -332,6 +339,9 @@ func (b *box) apply(c *commit) int64 {
 			must(b.keys.Apply(a, view))
 			b.log.add(a)
 		}
+	}
+	if len(c.strip) > 0 {
+		b.strip(c.strip)
 	}
 	for _, e := range c.entries {
 		b.outbox.add(b.p, e)

@@ -17,6 +17,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"darklaunch/internal/testenv"
 	"darklaunch/internal/testenv/install"
@@ -108,8 +109,23 @@ func lender(t testing.TB) func(keeper.Request) (*keeper.Loan, error) {
 	return k.Borrow
 }
 
-// Kill ends a process with SIGKILL and returns when it is gone.
-func (s *Server) Kill(process string) { s.t.Helper(); s.check(s.loan.Kill(process)) }
+// drain is how long a region server is stopped before it is killed.
+const drain = time.Second
+
+// Kill ends a process with SIGKILL and returns when it is gone. A region server is
+// stopped for a moment before that, so that what it has sent to the DataNode is on the
+// disk: one that dies in the middle of a write can leave the last block of its log with
+// more bytes in the DataNode's mind than on its disk ("Block length mismatch"), and its
+// regions wait until the DataNode is started again. With more than one DataNode another
+// has the block; here there is one.
+func (s *Server) Kill(process string) {
+	s.t.Helper()
+	if process == Region1 || process == Region2 {
+		s.Stop(process)
+		time.Sleep(drain)
+	}
+	s.check(s.loan.Kill(process))
+}
 
 // Stop stops a process with SIGSTOP and returns when it is stopped.
 func (s *Server) Stop(process string) { s.t.Helper(); s.check(s.loan.Stop(process)) }
