@@ -329,7 +329,9 @@ func (b *box) idle() {
 }
 
 // lag reports whether there is something to flush. The caller holds b.mu.
-func (b *box) lag() bool { return !b.since.IsZero() || b.outbox.stale() }
+func (b *box) lag() bool {
+	return len(b.repair) > 0 || b.meta.Len() > 0 || b.keys.Len() > 0 || b.outbox.stale()
+}
 
 // recent is the newest actions of a mailbox that were read or written. It is bounded
 // by bytes, and safe for concurrent use.

@@ -41,7 +41,7 @@ type rowsResult struct {
 func (j *rowsJob) define(cmd *cobra.Command) {
 	f := cmd.Flags()
 	storeVar(f, &j.place, "store", "the store: pebble:DIR (its server stopped), rows:HOST:PORT or hbase:ZOOKEEPER[,ZOOKEEPER]/TABLE")
-	f.IntVar(&j.index, "index", 0, "which `part` of --total, from 0")
+	f.IntVar(&j.index, "index", 0, "which `part` of --total, from 0 (default 0)")
 	f.IntVar(&j.total, "total", 1, "how many `parts` the rows are divided into, for as many workers")
 	f.StringVar(&j.language, "language", "", "`language` of the servers' search")
 	_ = cmd.MarkFlagRequired("store") // fails for a flag that there isn't

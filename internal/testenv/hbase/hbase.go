@@ -14,6 +14,7 @@ package hbase
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -137,6 +138,22 @@ func (s *Server) Continue(process string) { s.t.Helper(); s.check(s.loan.Continu
 // Restart starts a process again at its address, ending it first where it runs,
 // and returns when it is ready; a region server, when the master knows it.
 func (s *Server) Restart(process string) { s.t.Helper(); s.check(s.loan.Restart(process)) }
+
+// Runs reports whether a process takes connections, as a stopped one does too. On a
+// machine that is too busy for it a region server may lose its session and end itself.
+func (s *Server) Runs(process string) bool {
+	for _, p := range s.loan.Processes {
+		if p.Name == process {
+			conn, err := net.DialTimeout("tcp", p.Addr, time.Second)
+			if err == nil {
+				_ = conn.Close()
+			}
+			return err == nil
+		}
+	}
+	s.t.Errorf("no process is named %q", process)
+	return false
+}
 
 // Log returns what a process has written so far, at most its last n lines.
 func (s *Server) Log(process string, n int) string {
