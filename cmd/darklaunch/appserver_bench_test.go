@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,8 @@ import (
 
 	pebbledb "github.com/cockroachdb/pebble/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/tsuna/gohbase"
+	"github.com/tsuna/gohbase/hrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
@@ -20,10 +23,14 @@ import (
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver"
+	"darklaunch/appserver/action"
 	"darklaunch/appserver/client"
+	"darklaunch/appserver/index"
 	"darklaunch/appserver/mailbox"
 	"darklaunch/appserver/store"
+	"darklaunch/appserver/store/hbase"
 	"darklaunch/appserver/store/pebble"
+	testhbase "darklaunch/internal/testenv/hbase"
 )
 
 const (
@@ -156,14 +163,141 @@ func BenchmarkAppserver(b *testing.B) {
 	}
 	defer raw.Close()
 	benchLegs(b, r, map[string]func(caller, n int) error{
-		"echo":    func(int, int) error { _, err := bare.Check(b.Context(), &healthpb.HealthCheckRequest{}); return err },
-		"counts":  r.counts,
-		"threads": r.thread,
+		"echo":   func(int, int) error { _, err := bare.Check(b.Context(), &healthpb.HealthCheckRequest{}); return err },
+		"counts": r.counts,
+		"threads": func(caller, n int) error {
+			r.strict.Store(false)
+			return r.thread(caller, n)
+		},
 		"puts": func(caller, n int) error {
 			return raw.Set(fmt.Appendf(nil, "%04d%08d%04d", caller, n, r.rounds.Load()), []byte(benchBody), pebbledb.Sync)
 		},
-		"sends": r.send,
-	}, "echo", "counts", "echo", "threads", "echo", "puts", "sends", "puts")
+		"sends":  r.send,
+		"strict": r.strictly(r.thread),
+	}, "echo", "counts", "echo", "threads", "strict", "echo", "puts", "sends", "puts")
+}
+
+// strictly has a call's reads be strict.
+func (r *benchServer) strictly(call func(caller, n int) error) func(caller, n int) error {
+	return func(caller, n int) error {
+		r.strict.Store(true)
+		return call(caller, n)
+	}
+}
+
+// BenchmarkAppserverOnHBase has one server on HBase, beside plain puts of gohbase by as
+// many callers and with the same bytes; and what a send costs in calls of the store.
+func BenchmarkAppserverOnHBase(b *testing.B) {
+	srv := testhbase.Standalone(b, testhbase.Shared)
+	cfg := hbase.Config{Quorum: srv.Quorum, Table: fmt.Sprintf("bench-%d", time.Now().UnixNano()), Timeout: 20 * time.Second, ReadTimeout: 10 * time.Second}
+	hbase.TakeLogs(nil)
+	if _, err := hbase.Create(b.Context(), cfg, 4); err != nil {
+		b.Fatal(err)
+	}
+	opened, err := hbase.Open(b.Context(), cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { opened.Close() })
+	counted := &counter{Store: opened}
+	r := newBenchServer(b, counted)
+	raw := gohbase.NewClient(cfg.Quorum, gohbase.RpcQueueSize(1))
+	defer raw.Close()
+	var sends atomic.Int64
+	benchLegs(b, r, map[string]func(caller, n int) error{
+		"puts": func(caller, n int) error {
+			put, err := hrpc.NewPutStr(b.Context(), cfg.Table, string(store.RowKey(fmt.Sprint("raw", caller))), map[string]map[string][]byte{
+				"a": {fmt.Sprintf("%08d%04d", n, r.rounds.Load()): []byte(benchBody)}}, hrpc.Durability(hrpc.FsyncWal))
+			if err != nil {
+				return err
+			}
+			_, err = raw.Put(put)
+			return err
+		},
+		"sends": func(caller, n int) error {
+			counted.on.Store(true)
+			sends.Add(1)
+			return r.send(caller, n)
+		},
+		"leased": func(caller, n int) error {
+			counted.on.Store(false)
+			r.strict.Store(false)
+			return r.thread(caller, n)
+		},
+		"strict": r.strictly(r.thread),
+	}, "puts", "sends", "leased", "strict")
+	b.ReportMetric(float64(counted.puts.Load())/float64(sends.Load()), "puts/send")
+	b.ReportMetric(float64(counted.reads.Load())/float64(sends.Load()), "gets/send")
+}
+
+// counter is a store that counts its calls while it is on.
+type counter struct {
+	store.Store
+	on          atomic.Bool
+	puts, reads atomic.Int64
+}
+
+func (c *counter) Put(ctx context.Context, user string, cur, next store.Fence, cells []store.Cell) error {
+	if c.on.Load() {
+		c.puts.Add(1)
+	}
+	return c.Store.Put(ctx, user, cur, next, cells)
+}
+
+func (c *counter) Read(ctx context.Context, user string, spans ...store.Span) (store.Row, error) {
+	if c.on.Load() {
+		c.reads.Add(1)
+	}
+	return c.Store.Read(ctx, user, spans...)
+}
+
+// BenchmarkCacheBound fills ten times as many mailboxes as the cache has room for, and
+// reports the heap that the pool takes beside the cache's bound.
+func BenchmarkCacheBound(b *testing.B) {
+	const bound = 32 << 20
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	for b.Loop() {
+		s := openPebble(b)
+		before := heap()
+		pool, err := mailbox.New(mailbox.Config{Store: s, CacheBytes: bound})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(b.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = pool.Run(ctx) })
+		mailboxes := 0
+		for filled := int64(0); filled < 10*bound; mailboxes++ {
+			filled += benchFill(b, pool, fmt.Sprint("u", mailboxes))
+		}
+		b.ReportMetric(float64(heap()-before)/bound, "heap/bound")
+		b.ReportMetric(float64(mailboxes), "mailboxes")
+		stop()
+		running.Wait()
+	}
+}
+
+// benchFill has a user write fifty messages and returns about how much memory the
+// mailbox takes.
+func benchFill(b *testing.B, pool *mailbox.Pool, user string) int64 {
+	b.Helper()
+	self := action.Participant{User: action.User(user)}
+	do := []action.Do{&action.ThreadCreated{Thread: "t", Folder: action.FolderInbox}}
+	for i := range 50 {
+		do = append(do, &action.MessageCreated{Message: action.Message{Thread: "t", ID: fmt.Sprint("m", i), Author: self, Channel: action.ChannelChat, Body: benchBody},
+			Recipients: []action.Participant{self}})
+	}
+	_, err := pool.Mutate(b.Context(), self.User, mailbox.Mutation{Origin: action.OriginUser,
+		Decide: func(index.View, uint64, action.Time) ([]action.Do, error) { return do, nil }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return int64(50 * (len(benchBody) + 512 + 1024)) // in the log, and made from it
 }
 
 // benchLegs lets legs take turns, and reports each as calls a second and beside the one
