@@ -174,7 +174,7 @@ func BenchmarkAppserver(b *testing.B) {
 		},
 		"sends":  r.send,
 		"strict": r.strictly(r.thread),
-	}, "echo", "counts", "echo", "threads", "strict", "echo", "puts", "sends", "puts")
+	}, []string{"echo", "threads", "counts", "echo", "strict", "puts", "sends"}, "counts/echo", "threads/echo", "strict/threads", "sends/puts")
 }
 
 // strictly has a call's reads be strict.
@@ -225,7 +225,7 @@ func BenchmarkAppserverOnHBase(b *testing.B) {
 			return r.thread(caller, n)
 		},
 		"strict": r.strictly(r.thread),
-	}, "puts", "sends", "leased", "strict")
+	}, []string{"puts", "sends", "leased", "strict"}, "sends/puts", "strict/leased")
 	b.ReportMetric(float64(counted.puts.Load())/float64(sends.Load()), "puts/send")
 	b.ReportMetric(float64(counted.reads.Load())/float64(sends.Load()), "gets/send")
 }
@@ -300,9 +300,9 @@ func benchFill(b *testing.B, pool *mailbox.Pool, user string) int64 {
 	return int64(50 * (len(benchBody) + 512 + 1024)) // in the log, and made from it
 }
 
-// benchLegs lets legs take turns, and reports each as calls a second and beside the one
-// before it, except for those that are only there to be beside.
-func benchLegs(b *testing.B, r *benchServer, legs map[string]func(caller, n int) error, order ...string) {
+// benchLegs lets legs take turns in some order, and reports each as calls a second, and
+// ratios of two.
+func benchLegs(b *testing.B, r *benchServer, legs map[string]func(caller, n int) error, order []string, ratios ...string) {
 	b.Helper()
 	total, ran := map[string]float64{}, map[string]float64{}
 	for b.Loop() {
@@ -318,10 +318,9 @@ func benchLegs(b *testing.B, r *benchServer, legs map[string]func(caller, n int)
 		total[leg] /= ran[leg]
 		b.ReportMetric(total[leg], leg+"/s")
 	}
-	for i, leg := range order[1:] {
-		if beside := order[i]; leg != order[0] && beside != leg {
-			b.ReportMetric(total[leg]/total[beside], leg+"/"+beside)
-		}
+	for _, ratio := range ratios {
+		leg, beside, _ := strings.Cut(ratio, "/")
+		b.ReportMetric(total[leg]/total[beside], ratio)
 	}
 }
 
