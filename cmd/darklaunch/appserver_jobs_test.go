@@ -27,6 +27,9 @@ import (
 // index of sender and recipient, with two workers for the rows and a server that has
 // the mailboxes meanwhile and afterwards. Row I133.
 func TestPurgeOnStores(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts several processes")
+	}
 	for name, open := range map[string]func(t *testing.T) store.Store{
 		"memory": func(*testing.T) store.Store { return &memstore.Store{} },
 		"pebble": func(t *testing.T) store.Store {
@@ -185,6 +188,9 @@ func purgeOn(t *testing.T, s store.Store) {
 // TestJobCommands runs purge and rebuild on the rows of a stopped server, whose
 // metadata is of the first schema.
 func TestJobCommands(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts several processes")
+	}
 	dir := t.TempDir()
 	opened, err := pebble.Open(dir, pebble.Config{})
 	if err != nil {

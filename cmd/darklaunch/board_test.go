@@ -25,6 +25,9 @@ import (
 // took is logged; whoever reads it on an idle machine wants copies to stop within
 // a second, and the page to say so within two.
 func TestBoardKill(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts several processes")
+	}
 	tab := browser.Open(t)
 	live, shadow := newRecorder(t), newRecorder(t)
 	r := start(t, "mirror", "--listen", "127.0.0.1:0", "--live", live.addr(), "--shadow", shadow.addr(), "--key", "header:x-user", "--sample", "100%", "--admin", "127.0.0.1:0")

@@ -27,11 +27,17 @@ func done(t *testing.T, want int, args ...string) (stdout, stderr string) {
 // TestTwoCellsOnRows and TestTwoCellsOnZooKeeper use two cells as their operator and
 // their users do, by the program alone. Rows C28-C33, D47-D50; README's session.
 func TestTwoCellsOnRows(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts several processes")
+	}
 	_, rows, _ := startStore(t, "127.0.0.1:0", t.TempDir())
 	testTwoCells(t, "rows:"+rows)
 }
 
 func TestTwoCellsOnZooKeeper(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts several processes")
+	}
 	testTwoCells(t, fmt.Sprintf("zk:%s/cells-%d", testenv.ZooKeeper(t).Addr, time.Now().UnixNano()))
 }
 

@@ -44,6 +44,9 @@ func inboxCall(t *testing.T, addr, user, method, path, body string) string {
 
 // The servers keep what they answered when they are killed, and end in order.
 func TestLegacyServers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts several processes")
+	}
 	dir := t.TempDir()
 	inboxArgs := []string{"legacy", "inbox", "--listen", "127.0.0.1:0", "--data", filepath.Join(dir, "inbox"), "--admin", "127.0.0.1:0"}
 	chatArgs := []string{"legacy", "chat", "--listen", "127.0.0.1:0", "--data", filepath.Join(dir, "chat")}
