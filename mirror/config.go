@@ -22,6 +22,7 @@ import (
 	"darklaunch/mirror/process"
 	"darklaunch/mirror/sample"
 	"darklaunch/mirror/shadow"
+	"darklaunch/mirror/translate"
 )
 
 // ErrConfig is wrapped by New's errors about its Config.
@@ -133,6 +134,9 @@ type Front struct {
 	// see package ids. A config without Learn is none.
 	IDs [lanes.NumRoles]ids.Config
 
+	// Translate says which roles speak another API than live.
+	Translate Translate
+
 	// Certificate and Key are PEM files; TLS ends here when they are set.
 	Certificate, Key string
 	// LiveCA is a PEM file that live's certificates are verified against. Empty
@@ -142,6 +146,14 @@ type Front struct {
 	LiveH2C bool
 	// ProxyIn demands a PROXY protocol header of clients, ProxyOut sends one to live.
 	ProxyIn, ProxyOut bool
+}
+
+// Translate is how copies become calls of another API.
+type Translate struct {
+	// Rules are applied. Nil means that all roles speak live's API.
+	Rules *translate.Rules
+	// Roles are those that speak the other one.
+	Roles [lanes.NumRoles]bool
 }
 
 // Route is how the exchanges of one pattern are treated.
@@ -198,7 +210,8 @@ func (cfg Config) withDefaults() Config {
 	}
 	cfg.Fronts = slices.Clone(cfg.Fronts)
 	for i := range cfg.Fronts {
-		cfg.Fronts[i].Name = cmp.Or(cfg.Fronts[i].Name, "mirror")
+		f := &cfg.Fronts[i]
+		f.Name, f.Routes = cmp.Or(f.Name, "mirror"), f.Translate.routed(f.Routes)
 	}
 	return cfg
 }

@@ -308,6 +308,7 @@ type pending struct {
 	unassigned bool // the role decides something that live decided otherwise
 	calls      [1]shadow.Call
 	sent       shadow.Copy
+	other      *translated // what roles get that speak another API; made once
 
 	release func()       // end, made once
 	uses    atomic.Int32 // by the lanes, and by each leg that the loop has
@@ -368,6 +369,9 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) (to
 			p.copy.Bytes = int64(p.x.Held())
 			p.sent.ID, p.sent.Key = newID(), p.author
 			p.pair = pairs.Pair{Route: p.route.stats.pairs, ID: p.sent.ID, Key: p.author, Author: p.pair.Author, Unsafe: p.copy.Unsafe, Live: p.x}
+			if rules := p.front.cfg.Translate.Rules; rules != nil {
+				p.pair.Documents = rules
+			}
 		}
 	}
 	for r, b := range p.front.backends {
@@ -377,6 +381,9 @@ func (m *Mirror) offer(x *observe.Exchange, p *pending, unkept lanes.Reason) (to
 		p.copy.Roles[r], p.copy.Drop[r] = true, drop
 		if drop == lanes.NotDropped && !b.Ready() {
 			p.copy.Drop[r] = lanes.BreakerOpen
+		}
+		if t := &p.front.cfg.Translate; t.speaks(lanes.Role(r)) && !t.Rules.Handles(p.route.name) {
+			p.copy.Drop[r], p.copy.Harmless[r] = lanes.NoCounterpart, t.Rules.Harmless(p.route.name)
 		}
 	}
 	p.pair.Roles = p.copy.Roles

@@ -29,7 +29,7 @@ type front struct {
 	wants      reading // what keys need
 	assign     []*ids.Assign
 	ids        [lanes.NumRoles]*ids.Table // nil where there is none
-	translates bool                       // there is a table
+	translates bool                       // there is a table, or there are rules
 	routes     *sample.Routes
 	routed     map[*sample.Route]*route // configured
 
@@ -99,6 +99,7 @@ func newFront(m *Mirror, cfg *Front) (*front, error) {
 		f.translates = true
 		m.ships = true // by their fields, here
 	}
+	f.translates = f.translates || cfg.Translate.Rules != nil
 	list := make([]sample.Route, len(cfg.Routes))
 	for i, r := range cfg.Routes {
 		touch, err := parseAll(r.Touch, m.cfg.Descriptors)

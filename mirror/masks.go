@@ -18,7 +18,7 @@ import (
 
 // comparing is how the pairs of a route are to be compared, or what of its
 // configuration can't be meant.
-func comparing(r *Route, policy *record.Policy) (cfg pairs.RouteConfig, err error) {
+func comparing(r *Route, translated bool, policy *record.Policy) (cfg pairs.RouteConfig, err error) {
 	cfg = pairs.RouteConfig{Name: r.Pattern, Share: r.Share, Elsewhere: len(r.Masks) > 0}
 	for _, name := range r.Compare {
 		if !fieldName.MatchString(name) {
@@ -29,8 +29,8 @@ func comparing(r *Route, policy *record.Policy) (cfg pairs.RouteConfig, err erro
 	if r.Compare != nil && cfg.Headers == nil {
 		cfg.Headers = []string{} // none, which is not the default
 	}
-	if r.Share < 0 || r.Share > sample.Buckets || r.Share > 0 && !cfg.Elsewhere {
-		return cfg, fmt.Errorf("route %q: share %d: want up to %d ppm, on a route with masks", r.Pattern, r.Share, sample.Buckets)
+	if r.Share < 0 || r.Share > sample.Buckets || r.Share > 0 && !cfg.Elsewhere && !translated {
+		return cfg, fmt.Errorf("route %q: share %d: want up to %d ppm, on a route with masks or a translation", r.Pattern, r.Share, sample.Buckets)
 	}
 	for _, mask := range r.Masks {
 		if err := mask.check(r.Pattern, policy); err != nil {

@@ -66,6 +66,7 @@ type Mirror struct {
 	pendings  sync.Pool     // of *pending
 	ids       atomic.Uint64 // of exchanges, for sample.MissingRandom
 	streaming int           // streams that the loop is sending
+	toldRule  time.Time     // when the loop told last that a rule failed
 	unsafe    bool          // some route copies what may change state
 
 	switches switches

@@ -20,6 +20,7 @@ type leg struct {
 	judged   bool
 	unknown  bool // it has ids that could not be rewritten
 	panicked bool // before it was sent
+	drop     lanes.Reason
 }
 
 // next is shadow.LoopConfig.Next: it returns a copy that is due.
@@ -34,10 +35,13 @@ func (m *Mirror) next() *shadow.Job {
 			l.p.unused()
 			continue
 		}
-		if !m.guarded("sender", l.prepare) {
+		if m.guarded("sender", l.prepare) {
+			l.drop = lanes.Panic
+		}
+		if l.drop == lanes.NotDropped {
 			return &l.job
 		}
-		m.guarded("sender", func() { m.lanes.Drop(&l.p.copy, l.role, lanes.Panic) })
+		m.guarded("sender", func() { m.lanes.Drop(&l.p.copy, l.role, l.drop) })
 		l.p.unused()
 	}
 }
@@ -70,6 +74,10 @@ func (m *Mirror) nextLeg() (l *leg) {
 func (l *leg) prepare() {
 	l.p.front.m.at(stageSend)
 	b := l.p.front.backends[l.role]
+	if l.p.front.cfg.Translate.speaks(l.role) {
+		l.translate(b)
+		return
+	}
 	own := l.p.call()
 	l.unknown, l.table = l.p.unassigned, l.p.front.ids[l.role]
 	if l.table != nil {
@@ -119,17 +127,31 @@ func (l *leg) End(err error) {
 func (l *leg) answered() lanes.Effect {
 	l.p.front.m.at(stagePair)
 	o := l.job.Outcome
-	a := o.Answers[len(o.Answers)-1]
-	effect := lanes.Unknown
-	if a.Err == nil && !o.Stopped {
-		effect = effectOf(a.Status, a.GRPC)
-	}
+	effect := effectOfAll(o)
 	if l.table != nil {
 		for _, a := range o.Answers {
 			l.unknown = l.table.Answer(l.p.x, a) || l.unknown
 		}
 	}
 	l.p.pair.Answered(l.role, o, l.judged, l.unknown)
+	return effect
+}
+
+// effectOfAll is what the answers to the calls of a copy say that was done: what
+// all of them say.
+func effectOfAll(o *shadow.Outcome) lanes.Effect {
+	effect := lanes.Unknown
+	for i, a := range o.Answers {
+		one := lanes.Unknown
+		if a.Err == nil && !o.Stopped {
+			one = effectOf(a.Status, a.GRPC)
+		}
+		if i == 0 {
+			effect = one
+		} else if one != effect {
+			return lanes.Unknown
+		}
+	}
 	return effect
 }
 

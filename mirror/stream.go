@@ -41,8 +41,11 @@ func (m *Mirror) openPairs(reg prometheus.Registerer) error {
 		for _, r := range f.Routes {
 			if !known[r.Pattern] {
 				known[r.Pattern] = true
-				route, err := comparing(&r, policy)
+				route, err := comparing(&r, f.Translate.Rules != nil, policy)
 				if err != nil {
+					return fmt.Errorf("front %s: %w", f.Name, err)
+				}
+				if err := f.Translate.compared(&route, &r, policy); err != nil {
 					return fmt.Errorf("front %s: %w", f.Name, err)
 				}
 				route.Unsafe = r.Unsafe || m.cfg.Unsafe

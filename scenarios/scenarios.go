@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-//go:embed *.yaml *.binpb
+//go:embed *.yaml *.binpb translate
 var files embed.FS
 
 // FS holds NAME.yaml of every built-in scenario, and what these name.

@@ -78,12 +78,13 @@ func (c *mirrorCommand) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := settings.config()
+	var m *mirror.Mirror
+	cfg, err := settings.config(func(user string) bool { return m.Admitted(user) })
 	if err != nil {
 		return err
 	}
 	cfg.Log, cfg.DrainTimeout = s.log, c.flags.drain*4/5 // copies may take a tenth of that on top
-	m, err := mirror.New(cfg, s.registry)
+	m, err = mirror.New(cfg, s.registry)
 	if errors.Is(err, mirror.ErrConfig) {
 		return usageErrorf("%w", err)
 	}

@@ -65,6 +65,7 @@ type frontSettings struct {
 	OpenAPI string          `yaml:"openapi"`
 	Assign  []assignSetting `yaml:"assign"`
 	IDs     []idsSetting    `yaml:"ids"`
+	Rules   rulesSetting    `yaml:"translate"`
 	Cert    string          `yaml:"tls-cert"`
 	Key     string          `yaml:"tls-key"`
 	LiveCA  string          `yaml:"live-ca"`
@@ -99,6 +100,11 @@ type idsSetting struct {
 	Requests []string `yaml:"requests"`
 	Answers  []string `yaml:"answers"`
 	Max      int      `yaml:"max"`
+}
+
+type rulesSetting struct {
+	Rules string   `yaml:"rules"`
+	Roles []string `yaml:"roles"`
 }
 
 type headerSettings struct {
@@ -155,6 +161,7 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.BoolVar(&s.Unsafe, "mirror-unsafe", false, "copy methods that may change state, on all routes")
 	f.StringVar(&s.Descriptors, "descriptors", "", "`file` with a protobuf FileDescriptorSet: field names for proto:, and gRPC methods without side effects")
 	f.StringVar(&s.Front.OpenAPI, "openapi", "", "`file` with an OpenAPI 3 description: each of its operations is a route")
+	f.StringVar(&s.Front.Rules.Rules, "rules", "", "`file` with rules that make calls of another API of live's exchanges: what the shadow speaks; needs --descriptors for gRPC")
 	shareVar(f, &s.Switchback, "switchback", 0, "share of 5 s slices in which nothing is sent, to compare live with and without; at most 50%")
 	f.StringVar(&s.Front.Cert, "tls-cert", "", "certificate `file` (PEM): end clients' TLS here")
 	f.StringVar(&s.Front.Key, "tls-key", "", "key `file` (PEM) of --tls-cert")
@@ -198,7 +205,9 @@ func withFlags[T any](flags *pflag.FlagSet, settings *T, defaults T, load func()
 	return *settings, err
 }
 
-func (s *mirrorSettings) config() (mirror.Config, error) {
+// config is the settings as the mirror takes them. admitted is asked by rules of
+// translation once the mirror runs.
+func (s *mirrorSettings) config(admitted func(user string) bool) (mirror.Config, error) {
 	cfg := mirror.Config{
 		Shadow: s.Shadow, Salt: s.Salt, Sample: int32(s.Sample), Admit: int32(s.Admit), Missing: missingKeys[s.Missing],
 		Allow: s.Allow, Deny: s.Deny, Unsafe: s.Unsafe, State: s.State, KillFile: s.KillFile, Switchback: int32(s.Switchback), Recycle: s.Recycle,
@@ -237,12 +246,14 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 	if len(fronts) == 0 {
 		fronts = []frontSettings{s.Front}
 	} else if !s.Front.empty() {
-		return cfg, usageErrorf("a configuration with fronts: --listen, --live, --control, --key, --openapi, --tls-…, --live-… and --proxy-protocol, and the keys of their names, belong to one of them")
+		return cfg, usageErrorf("a configuration with fronts: --listen, --live, --control, --key, --openapi, --rules, --tls-…, --live-… and --proxy-protocol, and the keys of their names, belong to one of them")
 	}
 	for _, f := range fronts {
 		front := f.config()
+		if front.Translate, err = f.Rules.config(cfg.Descriptors, admitted); err != nil {
+			return cfg, err
+		}
 		if f.OpenAPI != "" {
-			var err error
 			if front.Routes, err = described(front.Routes, f.OpenAPI, cfg.Descriptors); err != nil {
 				return cfg, err
 			}
@@ -253,7 +264,7 @@ func (s *mirrorSettings) config() (mirror.Config, error) {
 }
 
 func (f *frontSettings) empty() bool {
-	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && f.OpenAPI == "" && len(f.Assign) == 0 && len(f.IDs) == 0 &&
+	return f.Name == "" && f.Listen == "" && len(f.Live) == 0 && f.Control == "" && len(f.Keys) == 0 && len(f.Routes) == 0 && f.OpenAPI == "" && len(f.Assign) == 0 && len(f.IDs) == 0 && f.Rules.Rules == "" &&
 		f.Cert == "" && f.Key == "" && f.LiveCA == "" && !f.LiveH2C && f.Proxy == ""
 }
 

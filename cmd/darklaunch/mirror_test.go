@@ -262,7 +262,7 @@ func TestMirrorStarter(t *testing.T) {
 	if err := strictyaml.Parse([]byte(stdout), schemaText("mirror"), &s); err != nil || code != exitDone {
 		t.Fatalf("got %d, %v", code, err)
 	}
-	cfg, err := s.config()
+	cfg, err := s.config(nil)
 	if err != nil || len(cfg.Fronts) != 1 || cfg.Sample != 10_000 || len(cfg.Headers) != 2 || !cfg.Fronts[0].Routes[0].Skip ||
 		cfg.Guard.Overhead != 50*time.Millisecond || cfg.Guard.Errors != 0.25 {
 		t.Errorf("got %+v, %v", cfg, err)

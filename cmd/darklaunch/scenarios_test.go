@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	chatv1 "darklaunch/api/legacy/chat/v1"
 	messagesv1 "darklaunch/api/messages/v1"
 )
 
@@ -21,11 +22,12 @@ var update = flag.Bool("update", false, "write the descriptors of the built-in s
 // TestScenarioDescriptorsAreFresh holds that the built-in scenarios know the
 // contracts as they are: the generator may not import them, so it has them as data.
 func TestScenarioDescriptorsAreFresh(t *testing.T) {
-	for name, file := range map[string]protoreflect.FileDescriptor{
-		"messages.binpb": messagesv1.File_messages_v1_messages_proto,
-		"health.binpb":   healthpb.File_grpc_health_v1_health_proto,
+	for name, files := range map[string][]protoreflect.FileDescriptor{
+		"messages.binpb":         {messagesv1.File_messages_v1_messages_proto},
+		"health.binpb":           {healthpb.File_grpc_health_v1_health_proto},
+		"translate/legacy.binpb": {messagesv1.File_messages_v1_messages_proto, chatv1.File_legacy_chat_v1_chat_proto},
 	} {
-		want, err := proto.MarshalOptions{Deterministic: true}.Marshal(descriptorSet(file))
+		want, err := proto.MarshalOptions{Deterministic: true}.Marshal(descriptorSet(files...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,8 +43,8 @@ func TestScenarioDescriptorsAreFresh(t *testing.T) {
 	}
 }
 
-// descriptorSet has a file after all that it imports.
-func descriptorSet(file protoreflect.FileDescriptor) *descriptorpb.FileDescriptorSet {
+// descriptorSet has each file after all that it imports.
+func descriptorSet(files ...protoreflect.FileDescriptor) *descriptorpb.FileDescriptorSet {
 	set := new(descriptorpb.FileDescriptorSet)
 	seen := map[string]bool{}
 	var add func(protoreflect.FileDescriptor)
@@ -56,6 +58,8 @@ func descriptorSet(file protoreflect.FileDescriptor) *descriptorpb.FileDescripto
 		}
 		set.File = append(set.File, protodesc.ToFileDescriptorProto(f))
 	}
-	add(file)
+	for _, file := range files {
+		add(file)
+	}
 	return set
 }

@@ -52,6 +52,16 @@ var importRules = []rule{
 		unless: []string{"cmd/..."},
 		why:    "heavy libraries are linked by the program alone",
 	}, {
+		who:    []string{"..."},
+		not:    []string{"appserver/legacy/..."},
+		unless: []string{"cmd/...", "appserver/legacy/..."},
+		why:    "the old systems keep their data in a heavy library, and nothing new is to rest on them",
+	}, {
+		who:    []string{"appserver/legacy", "appserver/legacy/inbox", "appserver/legacy/chat"},
+		not:    []string{"appserver/...", "api/messages/..."},
+		except: []string{"appserver/legacy", "appserver/search"},
+		why:    "the old systems know nothing of the new one, but tell words as it does",
+	}, {
 		who: []string{"internal/..."},
 		not: []string{"appserver/...", "mirror/...", "loadgen/...", "verdict/...", "dashboards/...", "scenarios/..."},
 		why: "internal serves the components and knows none of them",

@@ -90,6 +90,9 @@ type Copy struct {
 	// there all the same; NotDropped means that it does.
 	Roles [NumRoles]bool
 	Drop  [NumRoles]Reason
+	// Harmless says to whom the exchange means nothing: that it is not sent there
+	// taints nobody.
+	Harmless [NumRoles]bool
 	// Payload is the caller's.
 	Payload any
 	// Release is called once, without any lock held, when nobody needs the

@@ -316,7 +316,7 @@ func (c *core) giveBack(cp *Copy, r Role, why Reason, now int64) {
 // settle taints the users of a leg whose role may not have done what live did.
 func (c *core) settle(l *leg, effect Effect) {
 	cp := l.copy
-	if !cp.Unsafe || effect == cp.Live && effect != Unknown {
+	if !cp.Unsafe || cp.Harmless[l.role] || effect == cp.Live && effect != Unknown {
 		return
 	}
 	for _, u := range cp.Users {

@@ -230,13 +230,33 @@ type Pair struct {
 	// Roles are those that the copy is offered to.
 	Roles [lanes.NumRoles]bool
 
+	// Documents reads gRPC messages by their fields' names; nil leaves them to
+	// numbers. It is set where some role speaks another API.
+	Documents Documents
+
+	rule  int
+	keep  []byte
 	sides [lanes.NumRoles]side
+}
+
+// Documents makes JSON of the message of a gRPC method, named by its path: of what
+// it answers or takes. ok is false if it can't.
+type Documents interface {
+	Document(path string, answer bool, body []byte) (json []byte, ok bool)
+}
+
+// Translated tells what a role that speaks another API is sent: calls, by the rule
+// of that number, which kept that for the way back. They must last until End has
+// returned.
+func (p *Pair) Translated(role lanes.Role, rule int, calls []shadow.Call, keep []byte) {
+	p.rule, p.keep, p.sides[role].calls = rule, keep, calls
 }
 
 type side struct {
 	outcome    *shadow.Outcome
 	judged     bool
 	unknownIDs bool
+	calls      []shadow.Call // of a translation; nil: live's
 }
 
 // Answered tells of the outcome of a copy that was sent to a role; it is the
@@ -246,7 +266,8 @@ type side struct {
 // It is to be called before the lanes are told that the role is done. Calls for
 // different roles may overlap.
 func (p *Pair) Answered(role lanes.Role, o *shadow.Outcome, judged, unknownIDs bool) {
-	p.sides[role] = side{o, judged, unknownIDs}
+	s := &p.sides[role]
+	s.outcome, s.judged, s.unknownIDs = o, judged, unknownIDs
 }
 
 // End counts and ships a pair of which nothing more will come, and releases the

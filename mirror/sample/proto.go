@@ -46,6 +46,14 @@ func ParseDescriptors(set []byte) (*Descriptors, error) {
 	return d, nil
 }
 
+// Method returns the method at path, "/pkg.Service/Method", or nil.
+func (d *Descriptors) Method(path string) protoreflect.MethodDescriptor {
+	if d == nil {
+		return nil
+	}
+	return d.methods[path]
+}
+
 // Has reports whether the method at path is known.
 func (d *Descriptors) Has(path string) bool { return d != nil && d.methods[path] != nil }
 

@@ -174,7 +174,8 @@ type Format int32
 const (
 	// Not at all: only a digest of it is here.
 	Format_FORMAT_OPAQUE Format = 0
-	// JSON.
+	// JSON. On routes with a translation also the message of a gRPC call, by the names
+	// of its fields.
 	Format_FORMAT_JSON Format = 1
 	// application/x-www-form-urlencoded, as a JSON object of lists.
 	Format_FORMAT_FORM Format = 2
@@ -1723,7 +1724,13 @@ type Pair struct {
 	// The exchange may change state.
 	Unsafe bool `protobuf:"varint,7,opt,name=unsafe,proto3" json:"unsafe,omitempty"`
 	// How many pairs this one stands for, when it is one of many at random.
-	StandsFor     uint32 `protobuf:"varint,8,opt,name=stands_for,json=standsFor,proto3" json:"stands_for,omitempty"`
+	StandsFor uint32 `protobuf:"varint,8,opt,name=stands_for,json=standsFor,proto3" json:"stands_for,omitempty"`
+	// The rule of the translation, by number from 1, by which roles that speak another
+	// API were called; 0 without one. Such a role's exchanges have their requests.
+	Rule uint32 `protobuf:"varint,9,opt,name=rule,proto3" json:"rule,omitempty"`
+	// What that rule kept of the exchange for the way back: a JSON object {"keep":{…}}
+	// as the record may show it; empty if nothing.
+	Keep          []byte `protobuf:"bytes,10,opt,name=keep,proto3" json:"keep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1812,6 +1819,20 @@ func (x *Pair) GetStandsFor() uint32 {
 		return x.StandsFor
 	}
 	return 0
+}
+
+func (x *Pair) GetRule() uint32 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
+
+func (x *Pair) GetKeep() []byte {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
 }
 
 // Side is what one role did.
@@ -2425,7 +2446,7 @@ const file_pair_v1_pair_proto_rawDesc = "" +
 	"cpuSeconds\x12 \n" +
 	"\vallocations\x18\x05 \x01(\x01R\vallocations\x12\x1a\n" +
 	"\brequests\x18\x06 \x01(\x01R\brequests\x12#\n" +
-	"\rstart_seconds\x18\a \x01(\x01R\fstartSeconds\"\xeb\x01\n" +
+	"\rstart_seconds\x18\a \x01(\x01R\fstartSeconds\"\x93\x02\n" +
 	"\x04Pair\x12'\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x0f.pair.v1.ReasonR\x06reason\x12\x14\n" +
 	"\x05route\x18\x02 \x01(\tR\x05route\x12\x0e\n" +
@@ -2436,7 +2457,10 @@ const file_pair_v1_pair_proto_rawDesc = "" +
 	"\x05sides\x18\x06 \x03(\v2\r.pair.v1.SideR\x05sides\x12\x16\n" +
 	"\x06unsafe\x18\a \x01(\bR\x06unsafe\x12\x1d\n" +
 	"\n" +
-	"stands_for\x18\b \x01(\rR\tstandsFor\"\xc8\x01\n" +
+	"stands_for\x18\b \x01(\rR\tstandsFor\x12\x12\n" +
+	"\x04rule\x18\t \x01(\rR\x04rule\x12\x12\n" +
+	"\x04keep\x18\n" +
+	" \x01(\fR\x04keep\"\xc8\x01\n" +
 	"\x04Side\x12!\n" +
 	"\x04role\x18\x01 \x01(\x0e2\r.pair.v1.RoleR\x04role\x12\x14\n" +
 	"\x05clean\x18\x02 \x01(\bR\x05clean\x12\x1b\n" +
