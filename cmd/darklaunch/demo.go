@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"darklaunch/internal/strictyaml"
 	"darklaunch/mirror"
 	"darklaunch/scenarios"
 	"darklaunch/verdict/judge"
@@ -116,11 +116,16 @@ func demoFaults() ([]demoFault, error) {
 	var f struct {
 		Faults []demoFault `yaml:"faults"`
 	}
-	text, err := fs.ReadFile(scenarios.Demo(), "faults.yaml")
+	text, err := fs.ReadFile(scenarios.FS(), "demo/faults.yaml")
 	if err != nil {
 		return nil, err
 	}
-	return f.Faults, decodeYAML(text, &f)
+	root, err := strictyaml.Read(text, []byte("{}"))
+	if err != nil {
+		return nil, err
+	}
+	err = strictyaml.Decode(root, &f)
+	return f.Faults, err
 }
 
 // demo is a demo under way.
@@ -143,6 +148,7 @@ type demoPlaces struct {
 	Verdict, VerdictAdmin                     string
 	MirrorInbox, MirrorChat, MirrorAdmin      string
 	Board                                     string
+	Operations                                []string
 	Users                                     int
 	Seed                                      uint64
 	Settle, Measure, MinDuration, MaxDuration time.Duration
@@ -173,6 +179,10 @@ func (c *demoCommand) newDemo() (*demo, error) {
 	d.at = demoPlaces{
 		Dir: d.dir, Salt: "demo", Sample: fmt.Sprintf("%dppm", c.sample), Users: c.users, Seed: c.seed,
 		Settle: settle, Measure: c.length - settle, MinDuration: c.length - settle - 5*time.Second, MaxDuration: c.length + 30*time.Second,
+		Operations: []string{
+			"GET /threads", "GET /threads/{thread}", "GET /search", "GET /count", "POST /messages", "POST /threads/{thread}/read", "POST /threads/{thread}/move",
+			"DELETE /threads/{thread}", "/legacy.chat.v1.Chat/Send", "/legacy.chat.v1.Chat/History",
+		},
 	}
 	return d, nil
 }
@@ -195,7 +205,7 @@ func (d *demo) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{d.oldSystems, d.newSystem, d.mirrored, d.load} {
 		if err := step(ctx); err != nil {
 			if ctx.Err() != nil {
-				return fmt.Errorf("%w: %v", errUndecided, context.Cause(ctx))
+				return &codedError{exitInconclusive, fmt.Errorf("the demo was cut short: %w", context.Cause(ctx))}
 			}
 			return err
 		}
@@ -325,51 +335,65 @@ func (d *demo) mirrored(ctx context.Context) error {
 }
 
 // configs writes the configurations as far as addresses are known, and returns where
-// one is.
+// one is. The mirror's is that of scenarios/translate with the demo's addresses.
 func (d *demo) configs() (func(name string) string, error) {
 	dir := filepath.Join(d.dir, "config")
-	files := scenarios.Demo()
-	err := fs.WalkDir(files, ".", func(path string, e fs.DirEntry, err error) error {
+	for _, name := range []string{"demo/verdict.yaml.tmpl", "translate/mirror.yaml", "translate/differences.yaml", "translate/inbox.yaml", "translate/chat.yaml", "translate/legacy.binpb"} {
+		text, err := fs.ReadFile(scenarios.FS(), name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if e.IsDir() {
-			return os.MkdirAll(filepath.Join(dir, path), 0o755)
-		}
-		text, err := fs.ReadFile(files, path)
-		if err != nil {
-			return err
-		}
-		if name, ok := strings.CutSuffix(path, ".tmpl"); ok {
+		name = filepath.Base(name)
+		switch name {
+		case "verdict.yaml.tmpl":
 			t, err := template.New(name).Option("missingkey=error").Parse(string(text))
 			if err != nil {
-				return err
+				return nil, err
 			}
 			var b bytes.Buffer
 			if err := t.Execute(&b, d.at); err != nil {
-				return err
+				return nil, err
 			}
-			path, text = name, b.Bytes()
+			name, text = "verdict.yaml", b.Bytes()
+		case "mirror.yaml":
+			text = d.mirrorConfig(string(text), dir)
 		}
-		return os.WriteFile(filepath.Join(dir, path), text, 0o644)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("write the demo's configurations: %w", err)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("write the demo's configurations: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return nil, fmt.Errorf("write the demo's configurations: %w", err)
+		}
 	}
 	return func(name string) string { return filepath.Join(dir, name) }, nil
 }
 
+// mirrorConfig puts the demo's addresses in place of the programs' defaults.
+func (d *demo) mirrorConfig(text, dir string) []byte {
+	cell := ""
+	if len(d.at.Cell) > 0 {
+		cell = d.at.Cell[0]
+	}
+	text = strings.NewReplacer(
+		"127.0.0.1:7500", cell,
+		"127.0.0.1:7701", d.at.Inbox, "127.0.0.1:7721", d.at.InboxControl, "127.0.0.1:7711", "127.0.0.1:0",
+		"127.0.0.1:7702", d.at.Chat, "127.0.0.1:7722", d.at.ChatControl, "127.0.0.1:7712", "127.0.0.1:0",
+		"scenarios/translate/", dir+"/", "sample: 10%", "sample: "+d.at.Sample,
+	).Replace(text)
+	return fmt.Appendf(nil, "%s\n# The demo's own.\nsalt: %s\nstate: %s\nverdict: %s\n", text, d.at.Salt, d.data("mirror"), d.at.Verdict)
+}
+
 // load lets the users work, and tells how it goes.
 func (d *demo) load(ctx context.Context) error {
-	config, err := d.configs()
-	if err != nil {
-		return err
-	}
 	d.say("load: %d users at work for %v", d.users, d.length)
 	d.begun = time.Now()
 	var loads []*member
 	for name, target := range map[string]string{"inbox": d.at.MirrorInbox, "chat": d.at.MirrorChat} {
-		if _, err := d.crew.start(ctx, "load-"+name, []string{"metrics"}, "load", "run", config(name+".yaml"), "--target", target, "--seed", fmt.Sprint(d.seed),
+		scenario, err := d.scenario(name)
+		if err != nil {
+			return err
+		}
+		if _, err := d.crew.start(ctx, "load-"+name, []string{"metrics"}, "load", "run", scenario, "--target", target, "--seed", fmt.Sprint(d.seed),
 			"--metrics", "127.0.0.1:0", "--json", filepath.Join(d.dir, "load-"+name+".json")); err != nil {
 			return err
 		}
@@ -400,6 +424,19 @@ func (d *demo) load(ctx context.Context) error {
 		}
 	}
 	return d.settle(ctx)
+}
+
+// scenario writes what users of one of the old systems do for as long as the demo
+// takes, and returns where it is.
+func (d *demo) scenario(name string) (string, error) {
+	rate := map[string]string{"inbox": "22/s", "chat": "8/s"}[name]
+	file := filepath.Join(d.dir, "config", "load-"+name+".yaml")
+	text := fmt.Sprintf("apiVersion: load/v1\nextends: old-%s\npopulation: {users: %d}\narrivals:\n  curve:\n    - {phase: settle, for: %v, hold: %s}\n    - {phase: measure, for: %v, hold: %s}\n",
+		name, d.users, d.at.Settle, rate, d.at.Measure, rate)
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		return "", fmt.Errorf("write the demo's load: %w", err)
+	}
+	return file, nil
 }
 
 // lostBesides is the first process that ended by itself, but for those that may.
@@ -464,5 +501,3 @@ func (d *demo) verdict(ctx context.Context) (*judge.Document, error) {
 	}
 	return &doc, nil
 }
-
-var errUndecided = errors.New("the demo was cut short")
