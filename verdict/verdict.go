@@ -38,6 +38,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pairv1 "darklaunch/api/pair/v1"
+	"darklaunch/mirror/translate"
 	"darklaunch/verdict/compare"
 	"darklaunch/verdict/intake"
 	"darklaunch/verdict/join"
@@ -58,6 +59,10 @@ type Config struct {
 	Rules *compare.Rules
 	// Descriptors name the fields of gRPC messages; see compare.Config.
 	Descriptors compare.Descriptors
+	// Translations are the rules by which mirrors call roles of another API: what such
+	// a role answers is compared as the way back of its rule has it. Pairs that were
+	// made by other rules are not compared.
+	Translations []*translate.Rules
 	// Noise bounds what is kept of fields. Its Control and Rules are the server's, and
 	// its zero ExampleBytes means 2 MiB.
 	Noise noise.Config
@@ -157,7 +162,7 @@ func New(cfg Config, reg prometheus.Registerer) (*Server, error) {
 	cfg = cfg.withDefaults()
 	s := &Server{
 		cfg: cfg, log: cfg.Log, orders: make(chan func()), stopped: make(chan struct{}), kept: make(chan error, 1),
-		comparer:    compare.New(compare.Config{Rules: cfg.Rules, Descriptors: cfg.Descriptors}),
+		comparer:    compare.New(compare.Config{Rules: cfg.Rules, Descriptors: cfg.Descriptors, Back: Back(cfg.Translations...)}),
 		comparisons: map[string]*comparison{}, mirrors: map[string]*comparison{},
 	}
 	s.published.Store(&map[string]*Published{})

@@ -19,6 +19,7 @@ import (
 
 	pairv1 "darklaunch/api/pair/v1"
 	"darklaunch/internal/ops"
+	"darklaunch/mirror/translate"
 	"darklaunch/verdict"
 	"darklaunch/verdict/compare"
 	"darklaunch/verdict/join"
@@ -68,6 +69,7 @@ type verdictSettings struct {
 	OnInconclusive string        `yaml:"on-inconclusive"`
 	NoiseBlock     time.Duration `yaml:"noise-block"`
 	Differences    string        `yaml:"differences"`
+	Rules          []string      `yaml:"rules"`
 	Limits         serveLimits   `yaml:"bounds"`
 	Judge          judgeSettings `yaml:",inline"`
 }
@@ -91,6 +93,8 @@ func (s *verdictSettings) define(f *pflag.FlagSet) {
 	f.StringVar(&s.Token, "token", "", "bearer `token` (or @FILE that holds it) that mirrors and askers must have; needed off loopback")
 	f.StringVar(&s.Cert, "tls-cert", "", "certificate `file` (PEM) of --listen; needed off loopback")
 	f.StringVar(&s.Key, "tls-key", "", "key `file` (PEM) of --tls-cert")
+	f.StringArrayVar(&s.Rules, "rules", nil, "`file` with rules of translation that mirrors have, as mirror --rules; repeated")
+	f.Lookup("rules").DefValue = "" // [] to the library; none to people
 	sizeVar(f, &s.Memory, "memory", 256<<20, "what live objects may take; above 60% of it pairs are shed, above 90% all is")
 }
 
@@ -246,6 +250,13 @@ func (s *verdictSettings) serverConfig() (verdict.Config, error) {
 		if cfg.Rules, err = compare.ParseRules(text, schemaText("differences"), time.Now()); err != nil {
 			return cfg, usageErrorf("%s:%w", s.Differences, err)
 		}
+	}
+	for _, name := range s.Rules {
+		rules, err := readRules(name, translate.Config{})
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Translations = append(cfg.Translations, rules)
 	}
 	return cfg, nil
 }

@@ -148,6 +148,9 @@ const (
 	Tainted Skip = "tainted"
 	// UnknownIDs: ids in an answer could not be rewritten.
 	UnknownIDs Skip = "unknown_ids"
+	// Untranslated: an answer is of another API, and its way back is not known here or
+	// not all of the answer was kept.
+	Untranslated Skip = "untranslated"
 )
 
 // Outcome is what was found of a pair.
@@ -177,6 +180,10 @@ type Config struct {
 	// fields have numbers, and a field of bytes is read as a message where it can
 	// be one and is no text.
 	Descriptors Descriptors
+	// Back makes of what a role of another API answered, a side of p, an answer of
+	// live's API. An error means that this can't be done, and the pair is not compared;
+	// of an answer that a rule can't make sense of the Failure says so. Nil can't.
+	Back func(p *pairv1.Pair, role *pairv1.Side) (*Answer, error)
 }
 
 // Comparer compares answers. It is immutable, and safe for any number of
@@ -198,7 +205,7 @@ func New(cfg Config) *Comparer {
 func (c *Comparer) Rules() *Rules { return c.cfg.Rules }
 
 // Pair compares what the roles answered with what live did. Of a role that made
-// several calls of one copy it takes the last answer. p is kept in the Outcome.
+// several calls of one copy it takes the last answer, unless they go back by a rule. p is kept in the Outcome.
 func (c *Comparer) Pair(p *pairv1.Pair) Outcome {
 	o := Outcome{Pair: p}
 	var answers [pairv1.Role_ROLE_CONTROL + 1]*Answer
@@ -217,6 +224,14 @@ func (c *Comparer) Pair(p *pairv1.Pair) Outcome {
 		if n := len(s.GetExchanges()); n > 0 {
 			answers[s.GetRole()] = Recorded(s.GetExchanges()[n-1])
 		}
+		if o.Skip != Compared || !translated(p, s) || answers[s.GetRole()].Failure != "" {
+			continue
+		}
+		if answer := c.back(p, s); answer != nil {
+			answers[s.GetRole()] = answer
+		} else {
+			o.Skip = Untranslated
+		}
 	}
 	live, shadow, control := answers[pairv1.Role_ROLE_LIVE], answers[pairv1.Role_ROLE_SHADOW], answers[pairv1.Role_ROLE_CONTROL]
 	if live == nil || shadow == nil || live.Failure != "" {
@@ -232,6 +247,23 @@ func (c *Comparer) Pair(p *pairv1.Pair) Outcome {
 		o.Control = &r
 	}
 	return o
+}
+
+// translated reports whether a role was called by another API.
+func translated(p *pairv1.Pair, s *pairv1.Side) bool {
+	return p.GetRule() > 0 && s.GetRole() != pairv1.Role_ROLE_LIVE && s.GetExchanges()[0].GetRequest() != nil
+}
+
+// back is what a role answered in live's shape; nil if that can't be told.
+func (c *Comparer) back(p *pairv1.Pair, s *pairv1.Side) *Answer {
+	if c.cfg.Back == nil {
+		return nil
+	}
+	answer, err := c.cfg.Back(p, s)
+	if err != nil {
+		return nil
+	}
+	return answer
 }
 
 // Answers compares the answer of a role with live's.

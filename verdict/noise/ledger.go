@@ -21,7 +21,7 @@ const SkipNoControl = "no_control"
 
 // SkipReasons lists all keys of Report.Skipped.
 func SkipReasons() []string {
-	return []string{string(compare.Incomplete), string(compare.Tainted), string(compare.UnknownIDs), SkipNoControl}
+	return []string{string(compare.Incomplete), string(compare.Tainted), string(compare.UnknownIDs), string(compare.Untranslated), SkipNoControl}
 }
 
 const (
