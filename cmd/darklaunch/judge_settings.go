@@ -18,6 +18,7 @@ type judgeSettings struct {
 	MinBlocks     int            `yaml:"min-blocks"`
 	MaxDropped    share          `yaml:"max-dropped"`
 	MaxStreamLost share          `yaml:"max-stream-lost"`
+	MaxLate       time.Duration  `yaml:"max-late"`
 	Metrics       []ruleSettings `yaml:"metrics"`
 	Limits        []limit        `yaml:"limits"`
 	HarmLimits    []limit        `yaml:"harm-limits"`
@@ -47,7 +48,7 @@ func (v *noData) UnmarshalText(text []byte) error {
 // config is the judge's. The schema has seen to it that all names are known.
 func (s *judgeSettings) config() judge.Config {
 	c := judge.Config{
-		Confidence: s.Confidence, MinDuration: s.MinDuration, MaxDuration: s.MaxDuration, MinBlocks: s.MinBlocks,
+		Confidence: s.Confidence, MinDuration: s.MinDuration, MaxDuration: s.MaxDuration, MinBlocks: s.MinBlocks, MaxLate: s.MaxLate,
 		MaxDropped: float64(s.MaxDropped) / 1e6, MaxStreamLost: float64(s.MaxStreamLost) / 1e6,
 	}
 	if s.WarmUp != nil {

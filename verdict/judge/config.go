@@ -26,6 +26,10 @@ type Config struct {
 	// MaxDropped is the largest share of offered copies that load may drop, and
 	// MaxStreamLost that of the pair stream that may be lost. Zero means 0.01.
 	MaxDropped, MaxStreamLost float64
+	// MaxLate is how late, at the 99th percentile, the rig may send calls or hold live's
+	// bytes. Zero means 1 ms, or 5 % of the median of the side that is compared with
+	// where that is more.
+	MaxLate time.Duration
 	// MaxBusy is the largest share of its CPU time that the rig may use. Zero means 0.85.
 	MaxBusy float64
 	// Metrics are what is compared; the first rule that fits a row counts. Nil means

@@ -270,6 +270,23 @@ func scale(w *Window, role Role, factor float64) {
 	w.Routes["/threads"].Latency[role] = Latency{Durations: h}
 }
 
+// TestMaxLate holds that a rig may be as late as it is said that it may.
+func TestMaxLate(t *testing.T) {
+	windows := scene{windows: 60, noise: 0.02}.generate(rand.New(rand.NewPCG(1, 2)))
+	for i := range windows {
+		windows[i].Rig.Lateness = hist.New()
+		windows[i].Rig.Lateness.RecordN(10*time.Millisecond, 100)
+	}
+	for _, c := range []struct {
+		most time.Duration
+		want Verdict
+	}{{0, Inconclusive}, {5 * time.Millisecond, Inconclusive}, {20 * time.Millisecond, Pass}} {
+		if d := Judge(mirrored, Config{MaxLate: c.most}, windows, Findings{}, at, false); d.Verdict != c.want {
+			t.Errorf("%v: got %s %v, want %s", c.most, d.Verdict, d.Reasons, c.want)
+		}
+	}
+}
+
 // TestChosenDrops holds that drops by choice are coverage and no gate.
 func TestChosenDrops(t *testing.T) {
 	windows := scene{windows: 60, noise: 0.02}.generate(rand.New(rand.NewPCG(1, 2)))

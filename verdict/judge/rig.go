@@ -150,9 +150,11 @@ func (e *evidence) moreBlocks(n int) string {
 	return e.blockCount(n) + " more"
 }
 
-// lateLimit is how late a rig may be: 1 ms or 5 % of the median of the side that is
-// compared with.
+// lateLimit is how late a rig may be.
 func (e *evidence) lateLimit() time.Duration {
+	if e.cfg.MaxLate > 0 {
+		return e.cfg.MaxLate
+	}
 	_, against := e.latencyRoles()
 	all := new(hist.Hist)
 	for _, t := range e.totals {
