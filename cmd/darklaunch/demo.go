@@ -148,7 +148,7 @@ type demoPlaces struct {
 	Verdict, VerdictAdmin                     string
 	MirrorInbox, MirrorChat, MirrorAdmin      string
 	Board                                     string
-	Operations                                []string
+	Operations, Frequent                      []string
 	Users                                     int
 	Seed                                      uint64
 	Settle, Measure, MinDuration, MaxDuration time.Duration
@@ -183,6 +183,7 @@ func (c *demoCommand) newDemo() (*demo, error) {
 			"GET /threads", "GET /threads/{thread}", "GET /search", "GET /count", "POST /messages", "POST /threads/{thread}/read", "POST /threads/{thread}/move",
 			"DELETE /threads/{thread}", "/legacy.chat.v1.Chat/Send", "/legacy.chat.v1.Chat/History",
 		},
+		Frequent: []string{"GET /threads", "GET /threads/{thread}"},
 	}
 	return d, nil
 }
@@ -429,7 +430,7 @@ func (d *demo) load(ctx context.Context) error {
 // scenario writes what users of one of the old systems do for as long as the demo
 // takes, and returns where it is.
 func (d *demo) scenario(name string) (string, error) {
-	rate := map[string]string{"inbox": "22/s", "chat": "8/s"}[name]
+	rate := map[string]string{"inbox": "28/s", "chat": "8/s"}[name]
 	file := filepath.Join(d.dir, "config", "load-"+name+".yaml")
 	text := fmt.Sprintf("apiVersion: load/v1\nextends: old-%s\npopulation: {users: %d}\narrivals:\n  curve:\n    - {phase: settle, for: %v, hold: %s}\n    - {phase: measure, for: %v, hold: %s}\n",
 		name, d.users, d.at.Settle, rate, d.at.Measure, rate)
