@@ -25,6 +25,10 @@ setup: bin/testenv ## install what the tests need and is missing: Debian package
 bin/testenv:
 	$(GO) build -o $@ ./internal/testenv/cmd/testenv
 
+.PHONY: corpus
+corpus: setup ## fetch some 6,000 real mails into the cache directory; setup does it too
+	@echo "use them with: darklaunch legacy import --data DIR --mail corpus"
+
 .PHONY: test
 test: setup check ## everything, the real servers too
 	bin/testenv run -- $(GO) test -timeout 20m ./...

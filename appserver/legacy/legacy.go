@@ -362,9 +362,15 @@ func Scan(r pebble.Reader, prefix, from []byte, each func(rest, value []byte) er
 	return errors.Join(it.Error(), it.Close())
 }
 
-// end is the first key behind all that begin with prefix, whose last byte is not 0xff.
+// end is the first key behind all that begin with prefix, nil if there is none.
 func end(prefix []byte) []byte {
 	e := append([]byte{}, prefix...)
+	for len(e) > 0 && e[len(e)-1] == 0xff {
+		e = e[:len(e)-1]
+	}
+	if len(e) == 0 {
+		return nil
+	}
 	e[len(e)-1]++
 	return e
 }

@@ -26,7 +26,7 @@ func (p *program) appserver() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.appserverServe(), p.appserverStore(), p.appserverInit(), p.appserverCheck())
+	cmd.AddCommand(p.appserverServe(), p.appserverStore(), p.appserverInit(), p.appserverCheck(), p.appserverImport(), p.appserverCompare())
 	return cmd
 }
 

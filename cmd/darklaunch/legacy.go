@@ -24,7 +24,7 @@ func (p *program) legacy() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.legacyInbox(), p.legacyChat())
+	cmd.AddCommand(p.legacyInbox(), p.legacyChat(), p.legacyImport())
 	return cmd
 }
 

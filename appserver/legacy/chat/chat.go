@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -195,4 +196,38 @@ func (c *Chat) LastSent(user string) (at int64, err error) {
 		return err
 	})
 	return at, err
+}
+
+// Conversations returns all conversations, sorted.
+func (c *Chat) Conversations() (all []string, err error) {
+	err = c.data.View(func(r pebble.Reader) error {
+		it, err := r.NewIter(&pebble.IterOptions{LowerBound: []byte{keyMessage}, UpperBound: []byte{keyMessage + 1}})
+		if err != nil {
+			return err
+		}
+		for ok := it.First(); ok; {
+			id, _, _ := bytes.Cut(it.Key()[1:], []byte{0})
+			all = append(all, string(id))
+			ok = it.SeekGE([]byte("M" + string(id) + "\x01"))
+		}
+		if err := it.Error(); err != nil {
+			_ = it.Close()
+			return err
+		}
+		return it.Close()
+	})
+	return all, err
+}
+
+// Messages returns a conversation, by time, then id.
+func (c *Chat) Messages(conversation string) (all []Message, err error) {
+	err = c.data.View(func(r pebble.Reader) error {
+		return legacy.Scan(r, prefix(conversation), nil, func(rest, value []byte) error {
+			m, err := decode(conversation, rest, value)
+			all = append(all, m)
+			return err
+		})
+	})
+	slices.Reverse(all) // they stand newest first
+	return all, err
 }

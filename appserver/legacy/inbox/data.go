@@ -111,6 +111,7 @@ func before(time int64) []byte {
 
 func timeAt(rest []byte) int64 { return int64(^binary.BigEndian.Uint64(rest)) }
 func idAt(rest []byte) uint64  { return ^binary.BigEndian.Uint64(rest[8:]) }
+func idOf(rest []byte) uint64  { return binary.BigEndian.Uint64(rest) }
 
 // load reads a record; false if there is none.
 func load(r pebble.Reader, key []byte, into record) (bool, error) {

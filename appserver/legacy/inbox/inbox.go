@@ -120,17 +120,29 @@ func (d *Draft) check() error {
 
 // Send puts a message into the copies of all members of its thread.
 func (x *Inbox) Send(user string, d Draft, assigned *legacy.Stamp) (Receipt, error) {
-	return x.deliver(user, d, FolderInbox, assigned)
+	return x.deliver(user, d, arrival{folder: FolderInbox}, assigned)
 }
 
-// deliver is Send with the folder in which recipients get a new thread.
-func (x *Inbox) deliver(user string, d Draft, folder string, assigned *legacy.Stamp) (Receipt, error) {
+// Import is Send of what was sent elsewhere: recipients get a new thread in folder, the
+// message is read by them or not, and its author need not be in the thread.
+func (x *Inbox) Import(user string, d Draft, folder string, read bool, assigned legacy.Stamp) (Receipt, error) {
+	return x.deliver(user, d, arrival{folder, read, true}, &assigned)
+}
+
+// arrival is how a message comes to its recipients.
+type arrival struct {
+	folder   string // of a thread that it begins
+	read     bool
+	stranger bool // its author need not be in the thread
+}
+
+func (x *Inbox) deliver(user string, d Draft, how arrival, assigned *legacy.Stamp) (Receipt, error) {
 	if err := d.check(); err != nil {
 		return Receipt{}, err
 	}
 	var r Receipt
 	_, err := x.data.Do(assigned, func(b *pebble.Batch, s legacy.Stamp) error {
-		id, t, err := threadFor(b, user, d, s)
+		id, t, err := threadFor(b, user, d, s, how.stranger)
 		if err != nil {
 			return err
 		}
@@ -146,7 +158,7 @@ func (x *Inbox) deliver(user string, d Draft, folder string, assigned *legacy.St
 		m := message{thread: id, from: user, to: t.without(user), time: s.Time, body: d.Body, words: x.words(t.subject) + "\n" + x.words(d.Body)}
 		save(b, key(keyMessage, number(s.ID)), &m)
 		for _, to := range t.members {
-			if err := add(b, to.user, s, &m, folder); err != nil {
+			if err := add(b, to.user, s, &m, how); err != nil {
 				return err
 			}
 		}
@@ -164,7 +176,7 @@ func orExists(err error, s legacy.Stamp) error {
 }
 
 // threadFor returns the thread that a draft goes to: the user's, or a new one.
-func threadFor(b *pebble.Batch, user string, d Draft, s legacy.Stamp) (uint64, thread, error) {
+func threadFor(b *pebble.Batch, user string, d Draft, s legacy.Stamp, stranger bool) (uint64, thread, error) {
 	if d.Thread == "" {
 		return s.ID, thread{subject: d.Subject}, nil
 	}
@@ -172,7 +184,13 @@ func threadFor(b *pebble.Batch, user string, d Draft, s legacy.Stamp) (uint64, t
 	if !ok {
 		return 0, thread{}, notFound("thread", d.Thread)
 	}
-	_, t, ok, err := copyOf(b, user, id)
+	var t thread
+	var err error
+	if stranger {
+		ok, err = load(b, key(keyThread, number(id)), &t)
+	} else {
+		_, t, ok, err = copyOf(b, user, id)
+	}
 	if err == nil && !ok {
 		err = notFound("thread", d.Thread)
 	}
@@ -211,7 +229,7 @@ func (t *thread) without(author string) []string {
 }
 
 // add puts a message into a user's copy of its thread.
-func add(b *pebble.Batch, user string, s legacy.Stamp, m *message, folder string) error {
+func add(b *pebble.Batch, user string, s legacy.Stamp, m *message, how arrival) error {
 	var was threadCopy
 	known, err := load(b, key(keyCopy, named(user), number(m.thread)), &was)
 	if err != nil {
@@ -223,17 +241,17 @@ func add(b *pebble.Batch, user string, s legacy.Stamp, m *message, folder string
 	case own:
 		is.folder = FolderInbox
 	case !known:
-		is.folder = folder
+		is.folder = how.folder
 	}
 	is.messages++
-	if !own {
+	if !own && !how.read {
 		is.unread++
 	}
 	if is.messages == 1 || s.Time > is.newest || s.Time == is.newest && s.ID > is.newestID {
 		is.newest, is.newestID = s.Time, s.ID
 	}
 	change(b, user, m.thread, was, is)
-	save(b, key(keyEntry, named(user), number(m.thread), at(s.Time, s.ID)), &entry{read: own})
+	save(b, key(keyEntry, named(user), number(m.thread), at(s.Time, s.ID)), &entry{read: own || how.read})
 	_ = b.Set(key(keyMessageList, named(user), at(s.Time, s.ID)), number(m.thread), nil)
 	return nil
 }

@@ -290,3 +290,18 @@ func firstThread(t *testing.T, c client, user string) string {
 	}
 	return got.Threads[0].ID
 }
+
+// Ids whose last byte is the greatest are found like others.
+func TestGreatBytes(t *testing.T) {
+	x := open(t, "data", legacy.Config{FS: vfs.NewMem(), AcceptAssigned: true})
+	defer x.Close()
+	for _, id := range []uint64{255, 1<<16 - 1, 1<<64 - 1} {
+		r, err := x.Send("ann", Draft{To: []string{"bob"}, Body: "x"}, &legacy.Stamp{ID: id, Time: int64(id >> 20)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, messages, err := x.Thread("bob", r.Thread, 0, 0); err != nil || len(messages) != 1 {
+			t.Errorf("thread %d: got %v, %v, want its message", id, messages, err)
+		}
+	}
+}

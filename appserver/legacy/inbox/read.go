@@ -96,11 +96,11 @@ func (x *Inbox) Threads(user string, f Filter) ([]Thread, error) {
 func show(r pebble.Reader, id uint64, have threadCopy, t thread) (Thread, error) {
 	m, err := messageOf(r, have.newestID)
 	return Thread{ID: legacy.FormatID(id), Subject: t.subject, Folder: have.folder, Messages: int(have.messages), Unread: int(have.unread),
-		With: t.users(), Time: have.newest, Preview: cut(m.body, maxPreview)}, err
+		With: t.users(), Time: have.newest, Preview: Cut(m.body, maxPreview)}, err
 }
 
-// cut returns at most n bytes of s, cut between characters.
-func cut(s string, n int) string {
+// Cut returns at most n bytes of s, cut between characters.
+func Cut(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}

