@@ -29,35 +29,46 @@ func Back(all ...*translate.Rules) func(*pairv1.Pair, *pairv1.Side) (*compare.An
 		if rules == nil {
 			return nil, fmt.Errorf("rules %x are not known", p.GetRulesHash())
 		}
-		live := p.GetSides()[0].GetExchanges()
-		if len(live) != 1 {
-			return nil, errNotWhole
-		}
-		x := &translate.Recorded{
-			Rule: int(p.GetRule()), Method: live[0].GetRequest().GetMethod(), Keep: p.GetKeep(),
-			Request: translate.Message{Header: recordedFields(live[0].GetRequest().GetHeader())},
-		}
-		if b := live[0].GetRequest().GetBody(); b.GetFormat() == pairv1.Format_FORMAT_JSON {
-			x.Request.Body = b.GetContent()
-		}
-		var err error
-		if x.Live, err = recorded(live[0]); err != nil {
+		x, err := Recorded(p, role)
+		if err != nil {
 			return nil, err
-		}
-		for _, e := range role.GetExchanges() {
-			one, err := recorded(e)
-			if err != nil {
-				return nil, err
-			}
-			x.Answers = append(x.Answers, one)
 		}
 		start := time.Now()
 		made, err := rules.Back(x, func() bool { return time.Since(start) > mostBack })
 		if err != nil {
 			return &compare.Answer{Failure: failedBack, GRPC: -1}, nil
 		}
-		return answerOf(&made, live[0].GetAnswer()), nil
+		return answerOf(&made, p.GetSides()[0].GetExchanges()[0].GetAnswer()), nil
 	}
+}
+
+// Recorded is what rules read of a pair on the way back of a role's answers. An error
+// means that not all was recorded that is needed.
+func Recorded(p *pairv1.Pair, role *pairv1.Side) (*translate.Recorded, error) {
+	live := p.GetSides()[0].GetExchanges()
+	if len(live) != 1 {
+		return nil, errNotWhole
+	}
+	asked := live[0].GetRequest()
+	x := &translate.Recorded{
+		Rule: int(p.GetRule()), Method: asked.GetMethod(), Keep: p.GetKeep(),
+		Request: translate.Message{Header: recordedFields(asked.GetHeader())},
+	}
+	if b := asked.GetBody(); b.GetFormat() == pairv1.Format_FORMAT_JSON {
+		x.Request.Body = b.GetContent()
+	}
+	var err error
+	if x.Live, err = recorded(live[0]); err != nil {
+		return nil, err
+	}
+	for _, e := range role.GetExchanges() {
+		one, err := recorded(e)
+		if err != nil {
+			return nil, err
+		}
+		x.Answers = append(x.Answers, one)
+	}
+	return x, nil
 }
 
 // recorded is an answer as rules read it.

@@ -65,7 +65,7 @@ func (p *program) mirror() *cobra.Command {
 	f.StringVar(&c.config, "config", "", "YAML `file` to read; see darklaunch schema mirror, and mirror init for a start")
 	c.flags.define(f, "127.0.0.1:8601")
 	c.out = p.outputVar(f)
-	c.cmd.AddCommand(p.mirrorBucket(), p.mirrorPairs(), p.mirrorInit())
+	c.cmd.AddCommand(p.mirrorBucket(), p.mirrorPairs(), p.mirrorTranslate(), p.mirrorInit())
 	return c.cmd
 }
 

@@ -31,6 +31,10 @@ func TestMirrorRefusesByFile(t *testing.T) {
 	}
 	api := write("api.yaml", "openapi: 3.0.0\npaths:\n  /threads: {get: {}, post: {}}\n")
 	broken := write("broken.yaml", "openapi: 3.0.0\npaths:\n  threads: {get: {}}\n")
+	const rules = "apiVersion: translate/v1\nrules:\n"
+	badJQ := write("jq.yaml", rules+"  - {match: GET /a, when: '.a | | .b', skip: true}\n")
+	badField := write("field.yaml", rules+"  - match: GET /a\n    calls:\n      - call: /messages.v1.Messages/Search\n        body: {qery: .a}\n")
+	reading := write("reads.yaml", rules+"  - match: GET /a\n    calls: [{call: GET /b}]\n    reads: ['json:$.folder']\n")
 	front := fmt.Sprintf("{name: web, listen: 127.0.0.1:18999, key: ['header:x-user'], live: [%s]", live.addr())
 	for i, tc := range []struct{ text, want string }{
 		{"shadow: 127.0.0.1:18999\nfronts: [" + front + "}]", "is front web"},
@@ -57,6 +61,12 @@ func TestMirrorRefusesByFile(t *testing.T) {
 		{"fronts: [" + front + ", assign: [{from: 'json:$.id', to: nowhere}]}]", `assign to "nowhere"`},
 		{"scrape: ['mine=http://127.0.0.1:9/']\nfronts: [" + front + "}]", "want live, shadow or control before the ="},
 		{"scrape: [shadow]\nfronts: [" + front + "}]", "want ROLE=http://"},
+		{"fronts: [" + front + ", translate: {rules: " + badJQ + "}}]", badJQ + ":3: rules[0].when: jq: unexpected token"},
+		{"fronts: [" + front + ", translate: {rules: " + badField + "}}]", badField + ":5: rules[0].calls[0].call: the descriptors have no method"},
+		{"descriptors: ../../scenarios/translate/legacy.binpb\nfronts: [" + front + ", translate: {rules: " + badField + "}}]", badField + ":6: rules[0].calls[0].body.qery: messages.v1.SearchRequest has no such field"},
+		{"fronts: [" + front + ", translate: {rules: " + reading + "}}]", `rule "GET /a (line 5)" reads "json:$.folder", which the record does not show`},
+		{"fronts: [" + front + ", translate: {rules: " + reading + ", roles: [live]}}]", "roles[0]: "},
+		{"fronts: [" + front + "}]\ntranslate: {rules: " + reading + "}", "belong to one of them"},
 		{"guard: {errors: 2}\nfronts: [" + front + "}]", "errors: got number, want string"},
 		{"guard: {overhead: -1ms}\nfronts: [" + front + "}]", "overhead: "},
 	} {

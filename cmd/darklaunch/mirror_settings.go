@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -222,12 +221,9 @@ func (s *mirrorSettings) config(admitted func(user string) bool) (mirror.Config,
 		cfg.Headers = append(cfg.Headers, shadow.Rule{Name: h.Name, Action: action, Value: h.Value})
 	}
 	if s.Descriptors != "" {
-		set, err := os.ReadFile(s.Descriptors)
-		if err != nil {
-			return cfg, fmt.Errorf("read --descriptors: %w", err)
-		}
-		if cfg.Descriptors, err = sample.ParseDescriptors(set); err != nil {
-			return cfg, usageErrorf("--descriptors %s: %w", s.Descriptors, err)
+		var err error
+		if cfg.Descriptors, err = readDescriptors(s.Descriptors); err != nil {
+			return cfg, err
 		}
 	}
 	cfg.Scrape.Requests = s.Requests

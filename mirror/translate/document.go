@@ -268,3 +268,21 @@ func (r *Rules) Document(path string, answer bool, body []byte) (text []byte, ok
 	text, err = toJSON(v)
 	return text, err == nil
 }
+
+// Message is the way back of Document: it writes JSON as the message of a method,
+// as the body of a call or answer.
+func (r *Rules) Message(path string, answer bool, text []byte) ([]byte, error) {
+	m := r.method(path)
+	if m == nil {
+		return nil, fmt.Errorf("the descriptors have no method %s", path)
+	}
+	d := m.Input()
+	if answer {
+		d = m.Output()
+	}
+	v, err := readJSON(text)
+	if err != nil {
+		return nil, err
+	}
+	return toMessage(v, d)
+}

@@ -167,6 +167,9 @@ func (r *Rules) Routes() (all []string) {
 	return all
 }
 
+// Line is where the rule of a number stands, from 1.
+func (r *Rules) Line(rule int) int { return r.rules[rule-1].line }
+
 // Hash names the rules: others have another.
 func (r *Rules) Hash() []byte { return r.hash[:] }
 
