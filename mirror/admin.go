@@ -21,6 +21,7 @@ func (m *Mirror) Handlers() map[string]http.Handler {
 		"POST /api/v1/kill":         handler(m.postKill),
 		"POST /api/v1/resume":       handler(m.postResume),
 		"POST /api/v1/users/seeded": handler(m.postSeeded),
+		"POST /api/v1/users/clean":  handler(m.postClean),
 	}
 }
 
@@ -105,10 +106,37 @@ func (m *Mirror) postSeeded(r *http.Request) (any, error) {
 	if want.All {
 		return map[string]int{"tainted": m.lanes.SeedAll(want.At)}, nil
 	}
-	us := make([]lanes.User, len(want.Keys))
-	for i, k := range want.Keys {
+	us := m.users(want.Keys)
+	return map[string]int{"clean": m.lanes.Seed(us, want.At), "of": len(us)}, nil
+}
+
+func (m *Mirror) users(keys []string) []lanes.User {
+	us := make([]lanes.User, len(keys))
+	for i, k := range keys {
 		u := m.sampler.User(k, m.Share())
 		us[i] = lanes.User{ID: u.ID, Rank: u.Rank}
 	}
-	return map[string]int{"clean": m.lanes.Seed(us, want.At), "of": len(us)}, nil
+	return us
+}
+
+// postClean tells which users are mirrored and have on the shadow what they have on
+// live, as far as the mirror knows.
+func (m *Mirror) postClean(r *http.Request) (any, error) {
+	var want struct {
+		Keys []string `json:"keys"`
+	}
+	if err := decode(r, &want); err != nil {
+		return nil, err
+	}
+	is := map[lanes.User]bool{}
+	for _, u := range m.lanes.Clean(m.users(want.Keys), lanes.Shadow) {
+		is[u] = true
+	}
+	clean := []string{}
+	for i, u := range m.users(want.Keys) {
+		if is[u] {
+			clean = append(clean, want.Keys[i])
+		}
+	}
+	return map[string]any{"clean": clean}, nil
 }

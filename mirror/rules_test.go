@@ -192,11 +192,19 @@ func TestTaintAndSeeds(t *testing.T) {
 	if s := r.lanes.Snapshot(); s.Tainted[lanes.Shadow] != 1 || s.Dropped[lanes.Shadow][lanes.Killed] != 1 || pairs() != 1 {
 		t.Errorf("got %+v and %v pairs, want ann tainted, one killed, and the pair before that", s, pairs())
 	}
-	seed := func(body string) (int, string) {
+	post := func(path, body string) (int, string) {
 		w := httptest.NewRecorder()
-		r.Handlers()["POST /api/v1/users/seeded"].ServeHTTP(w, httptest.NewRequest("POST", "/", strings.NewReader(body)))
+		r.Handlers()["POST "+path].ServeHTTP(w, httptest.NewRequest("POST", "/", strings.NewReader(body)))
 		return w.Code, strings.TrimSpace(w.Body.String())
 	}
+	seed := func(body string) (int, string) { return post("/api/v1/users/seeded", body) }
+	clean := func(want string) {
+		t.Helper()
+		if code, got := post("/api/v1/users/clean", `{"keys":["ann"]}`); code != 200 || got != want {
+			t.Errorf("who is clean: got %d %s, want %s", code, got, want)
+		}
+	}
+	clean(`{"clean":[]}`)
 	stale := time.Now().Add(-time.Hour).Format(time.RFC3339Nano)
 	if code, got := seed(`{"keys":["ann"],"at":"` + stale + `"}`); code != 200 || got != `{"clean":0,"of":1}` {
 		t.Errorf("a state from before: got %d %s", code, got)
@@ -204,6 +212,7 @@ func TestTaintAndSeeds(t *testing.T) {
 	if code, got := seed(`{"keys":["ann"],"at":"` + time.Now().Format(time.RFC3339Nano) + `"}`); code != 200 || got != `{"clean":1,"of":1}` {
 		t.Errorf("a state from now: got %d %s", code, got)
 	}
+	clean(`{"clean":["ann"]}`)
 	r.do("POST", "ann", "/box/4", "")
 	r.settled(4)
 	if pairs() != 2 {

@@ -377,6 +377,18 @@ func (l *Lanes) Seed(us []User, at time.Time) (clean int) {
 	return clean
 }
 
+// Clean returns those of us who are in and whose state on r is known to equal live's.
+func (l *Lanes) Clean(us []User, r Role) (clean []User) {
+	l.locked(func(c *core, _ int64) {
+		for _, u := range us {
+			if c.in(u) && (!c.tracked[r] || c.condition(u, r).clean) {
+				clean = append(clean, u)
+			}
+		}
+	})
+	return clean
+}
+
 // SeedAll seeds all users who are in, those included who have not been seen
 // yet. It returns how many of those seen are tainted all the same.
 func (l *Lanes) SeedAll(at time.Time) (tainted int) {

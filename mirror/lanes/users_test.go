@@ -1,6 +1,7 @@
 package lanes
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -310,8 +311,14 @@ func TestExchangesThatAreNeverOffered(t *testing.T) {
 	if s := l.Snapshot(); s.Tainted != [NumRoles]int{2, 2} {
 		t.Errorf("got %v tainted, want both users seen", s.Tainted)
 	}
+	if clean := l.Clean([]User{ann, bob, out}, Shadow); len(clean) != 0 {
+		t.Errorf("got %v clean, want nobody", clean)
+	}
 	if n := l.Seed([]User{ann, out}, time.Now()); n != 1 {
 		t.Errorf("got %d users clean by seeding, want 1", n)
+	}
+	if clean := l.Clean([]User{ann, bob, out}, Shadow); !slices.Equal(clean, []User{ann}) {
+		t.Errorf("got %v clean, want the one that was seeded", clean)
 	}
 	if n := l.SeedAll(time.Now().Add(time.Hour)); n != 0 { // as of now: nobody can import the future
 		t.Errorf("got %d users tainted after all were seeded", n)
