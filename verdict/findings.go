@@ -37,6 +37,9 @@ type comparedEntry struct {
 // compare is called by many goroutines, for each pair that is not shed.
 func (s *Server) compare(p *pairv1.Pair) (any, error) {
 	o := s.comparer.Pair(p)
+	if o.Skip == compare.Untranslated {
+		s.untranslated(p.GetRoute())
+	}
 	for i, side := range p.GetSides() {
 		for _, x := range side.GetExchanges() {
 			x.Answer = nil
@@ -55,6 +58,14 @@ func (s *Server) compare(p *pairv1.Pair) (any, error) {
 	}
 	c.entry, err = json.Marshal(comparedEntry{b, o.Skip, o.Shadow, o.Control})
 	return c, err
+}
+
+// untranslated tells, once a minute at most, that pairs can't go back.
+func (s *Server) untranslated(route string) {
+	now, last := time.Now().Unix(), s.toldRules.Load()
+	if now-last >= 60 && s.toldRules.CompareAndSwap(last, now) {
+		s.log.Warn("pairs are not compared: they were made by rules of translation that this verdict has not, or not kept whole", "route", route)
+	}
 }
 
 // parseCompared reads an entry's body.

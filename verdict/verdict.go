@@ -123,8 +123,9 @@ type Server struct {
 	events   events
 
 	published atomic.Pointer[map[string]*Published]
-	full      atomic.Bool // memory is short: pairs are shed
-	fullest   bool        // and windows too; the loop's, as all below is
+	full      atomic.Bool  // memory is short: pairs are shed
+	toldRules atomic.Int64 // when it was told last that rules are not known, in seconds
+	fullest   bool         // and windows too; the loop's, as all below is
 
 	comparisons map[string]*comparison // by key
 	mirrors     map[string]*comparison // by a mirror's id

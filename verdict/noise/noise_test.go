@@ -78,7 +78,7 @@ func TestCounts(t *testing.T) {
 func TestSkipped(t *testing.T) {
 	l := New(Config{Control: true})
 	bad := result(compare.Value, "json:$.a")
-	for _, reason := range []compare.Skip{compare.Tainted, compare.UnknownIDs, compare.Incomplete} {
+	for _, reason := range []compare.Skip{compare.Tainted, compare.UnknownIDs, compare.Incomplete, compare.Untranslated} {
 		o := outcome(1, 1, bad, bad)
 		o.Skip = reason
 		l.Add(o)
@@ -91,7 +91,7 @@ func TestSkipped(t *testing.T) {
 	if len(r.Fields) > 0 {
 		t.Errorf("got fields %v, want none", r.Fields)
 	}
-	want := map[string]uint64{"tainted": 1, "unknown_ids": 1, "incomplete": 1, "no_control": 1}
+	want := map[string]uint64{"tainted": 1, "unknown_ids": 1, "incomplete": 1, "untranslated": 1, "no_control": 1}
 	if diff := cmp.Diff(want, r.Skipped); diff != "" {
 		t.Errorf("skipped (-want +got):\n%s", diff)
 	}
