@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"darklaunch/appserver/legacy/migrate"
 	"darklaunch/internal/strictyaml"
 	"darklaunch/mirror"
 	"darklaunch/scenarios"
@@ -471,15 +473,94 @@ func (d *demo) settle(ctx context.Context) error {
 	}
 }
 
+// verdict is the judgement of the whole run, and of the mailboxes at its end.
+func (d *demo) verdict(ctx context.Context) (*judge.Document, error) {
+	var doc judge.Document
+	if err := d.ask(ctx, "http://"+d.at.Verdict+"/api/v1/verdict?comparison="+d.at.Salt+"&running", &doc); err != nil {
+		return nil, fmt.Errorf("ask the verdict: %w", err)
+	}
+	if err := d.consistent(ctx, &doc); err != nil {
+		return nil, err
+	}
+	return &doc, nil
+}
+
+// consistent holds the mailboxes of the sampled users in the new system against those
+// in the old ones, which are stopped for it, and puts into doc what it finds: of a
+// user who is clean nothing may differ.
+func (d *demo) consistent(ctx context.Context, doc *judge.Document) error {
+	d.crew.end("inbox")
+	d.crew.end("chat")
+	file := filepath.Join(d.dir, "consistency.json")
+	err := d.crew.do(ctx, "compare", "appserver", "compare", "--from", d.data("inbox"), "--from", d.data("chat"),
+		"--store", "rows:"+d.at.Rows, "--salt", d.at.Salt, "--sample", d.at.Sample, "--json", file)
+	var found compareOldResult
+	if text, readErr := os.ReadFile(file); readErr != nil {
+		return errors.Join(err, readErr)
+	} else if err := json.Unmarshal(text, &found); err != nil {
+		return err
+	}
+	var differing []string
+	for _, f := range found.Differences {
+		if !slices.Contains(differing, f.User) {
+			differing = append(differing, f.User)
+		}
+	}
+	var is struct {
+		Clean []string `json:"clean"`
+	}
+	if err := d.post(ctx, "http://"+d.at.MirrorAdmin+"/api/v1/users/clean", map[string]any{"keys": differing}, &is); err != nil {
+		return err
+	}
+	var s mirror.Status
+	if err := d.ask(ctx, "http://"+d.at.MirrorAdmin+"/api/v1/state", &s); err != nil {
+		return err
+	}
+	d.say("consistency: the mailboxes of %d sampled users compared, %d differ, of which %d are of users known to have missed something (%d tainted in all)",
+		found.Users, len(differing), len(differing)-len(is.Clean), s.Copies[0].Tainted)
+	if len(is.Clean) == 0 {
+		return nil
+	}
+	i := slices.IndexFunc(found.Differences, func(f migrate.Difference) bool { return f.User == is.Clean[0] })
+	first := found.Differences[i]
+	doc.Verdict = judge.Fail
+	doc.Reasons = slices.Insert(doc.Reasons, 0, judge.Reason{
+		Code: reasonConsistency, Metric: reasonConsistency,
+		Text: fmt.Sprintf("at the end the mailboxes of %d of %d users differ from the old ones; of %s, thread %s: %s", len(is.Clean), found.Users, first.User, first.Thread, first.What),
+	})
+	return nil
+}
+
+// reasonConsistency is the code of a reason that the judge does not know of.
+const reasonConsistency = "consistency"
+
+// post sends JSON and reads JSON.
+func (d *demo) post(ctx context.Context, url string, body, into any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	return d.exchange(r, into)
+}
+
 // ask reads JSON.
 func (d *demo) ask(ctx context.Context, url string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(r)
+	return d.exchange(r, into)
+}
+
+func (d *demo) exchange(r *http.Request, into any) error {
+	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
+	defer cancel()
+	resp, err := http.DefaultClient.Do(r.WithContext(ctx))
 	if err != nil {
 		return err
 	}
@@ -489,16 +570,7 @@ func (d *demo) ask(ctx context.Context, url string, into any) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s: %s", url, resp.Status, bytes.TrimSpace(b[:min(len(b), 200)]))
+		return fmt.Errorf("%s: %s: %s", r.URL, resp.Status, bytes.TrimSpace(b[:min(len(b), 200)]))
 	}
 	return json.Unmarshal(b, into)
-}
-
-// verdict is the judgement of the whole run, and of the mailboxes at its end.
-func (d *demo) verdict(ctx context.Context) (*judge.Document, error) {
-	var doc judge.Document
-	if err := d.ask(ctx, "http://"+d.at.Verdict+"/api/v1/verdict?comparison="+d.at.Salt+"&running", &doc); err != nil {
-		return nil, fmt.Errorf("ask the verdict: %w", err)
-	}
-	return &doc, nil
 }
