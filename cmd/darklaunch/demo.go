@@ -21,6 +21,7 @@ import (
 	"darklaunch/appserver/legacy/migrate"
 	"darklaunch/internal/strictyaml"
 	"darklaunch/mirror"
+	"darklaunch/mirror/lanes"
 	"darklaunch/scenarios"
 	"darklaunch/verdict/judge"
 )
@@ -420,9 +421,8 @@ func (d *demo) load(ctx context.Context) error {
 			if err := d.lostBesides(loads); err != nil {
 				return err
 			}
-			var s mirror.Status
-			if err := d.ask(ctx, "http://"+d.at.MirrorAdmin+"/api/v1/state", &s); err == nil && len(s.Copies) > 0 {
-				line.show("%3.0fs  %d users sampled  copies %d sent, %d pending, %d tainted", time.Since(d.begun).Seconds(), s.Sample.Sampled, s.Copies[0].Sent, s.Copies[0].Pending, s.Copies[0].Tainted)
+			if s, err := d.state(ctx); err == nil {
+				line.show("%3.0fs  %d users sampled  copies %d sent, %d pending, %d tainted", time.Since(d.begun).Seconds(), s.Sample.Sampled, s.Copies[lanes.Shadow].Sent, s.Copies[lanes.Shadow].Pending, s.Copies[lanes.Shadow].Tainted)
 			}
 		}
 	}
@@ -451,8 +451,8 @@ func (d *demo) lostBesides(loads []*member) error {
 // settle waits until all copies have ended.
 func (d *demo) settle(ctx context.Context) error {
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		var s mirror.Status
-		if err := d.ask(ctx, "http://"+d.at.MirrorAdmin+"/api/v1/state", &s); err != nil {
+		s, err := d.state(ctx)
+		if err != nil {
 			return err
 		}
 		pending := 0
@@ -512,12 +512,12 @@ func (d *demo) consistent(ctx context.Context, doc *judge.Document) error {
 	if err := d.post(ctx, "http://"+d.at.MirrorAdmin+"/api/v1/users/clean", map[string]any{"keys": differing}, &is); err != nil {
 		return err
 	}
-	var s mirror.Status
-	if err := d.ask(ctx, "http://"+d.at.MirrorAdmin+"/api/v1/state", &s); err != nil {
+	s, err := d.state(ctx)
+	if err != nil {
 		return err
 	}
 	d.say("consistency: the mailboxes of %d sampled users compared, %d differ, of which %d are of users known to have missed something (%d tainted in all)",
-		found.Users, len(differing), len(differing)-len(is.Clean), s.Copies[0].Tainted)
+		found.Users, len(differing), len(differing)-len(is.Clean), s.Copies[lanes.Shadow].Tainted)
 	if len(is.Clean) == 0 {
 		return nil
 	}
@@ -546,6 +546,20 @@ func (d *demo) post(ctx context.Context, url string, body, into any) error {
 	}
 	r.Header.Set("Content-Type", "application/json")
 	return d.exchange(r, into)
+}
+
+// state is the mirror's.
+func (d *demo) state(ctx context.Context) (mirror.Status, error) {
+	var s struct {
+		Mirror mirror.Status `json:"mirror"`
+	}
+	if err := d.ask(ctx, "http://"+d.at.MirrorAdmin+"/api/v1/state", &s); err != nil {
+		return s.Mirror, err
+	}
+	if len(s.Mirror.Copies) != int(lanes.NumRoles) {
+		return s.Mirror, errors.New("the mirror's state has no copies")
+	}
+	return s.Mirror, nil
 }
 
 // ask reads JSON.
