@@ -75,10 +75,12 @@ tidy:
 .PHONY: generated
 generated:
 	$(GO) run -C tools ./protogen -check
+	$(GO) test -run TestFresh ./dashboards/grafana
 
 .PHONY: generate
-generate: ## write the generated code again
+generate: ## write the generated code and Grafana's dashboards again
 	$(GO) run -C tools ./protogen
+	$(GO) run ./dashboards/grafana/generate
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for a minute

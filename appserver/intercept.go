@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -31,6 +32,10 @@ type metrics struct {
 // stages are the parts of a call whose time is told apart.
 var stages = []string{"list", "thread", "search", "stats", "bodies", "commit", "delivered", "deliver"}
 
+// watched are the codes of answers whose series are there from the start: one that
+// is not there before it counts hides its first failure from whoever takes rates.
+var watched = []codes.Code{codes.OK, codes.Unknown, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Internal, codes.Unavailable}
+
 func newMetrics(reg prometheus.Registerer, hooks []Hook) *metrics {
 	if reg == nil {
 		reg = prometheus.NewRegistry()
@@ -39,21 +44,25 @@ func newMetrics(reg prometheus.Registerer, hooks []Hook) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "appserver_requests_total", Help: "Calls answered."}, []string{"method", "channel", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "appserver_request_seconds", Help: "From a call to its answer.",
-			Buckets: buckets, NativeHistogramBucketFactor: 1.1}, []string{"method"}),
+			Buckets: buckets, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160}, []string{"method"}),
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "appserver_stage_seconds", Help: "Parts of calls.",
-			Buckets: buckets, NativeHistogramBucketFactor: 1.1}, []string{"stage"}),
+			Buckets: buckets, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160}, []string{"stage"}),
 		inflight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "appserver_inflight_requests", Help: "Calls under way, streams aside."}),
 		shed:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "appserver_shed_total", Help: "Calls refused because there were too many."}, []string{"reason"}),
 	}
 	reg.MustRegister(m.requests, m.seconds, m.stages, m.inflight, m.shed)
 	for _, service := range []grpc.ServiceDesc{messagesv1.Messages_ServiceDesc, messagesv1.Delivery_ServiceDesc} {
 		for _, method := range service.Methods {
-			m.requests.WithLabelValues(method.MethodName, "none", codes.OK.String())
+			for _, code := range watched {
+				m.requests.WithLabelValues(method.MethodName, "none", code.String())
+			}
 			m.seconds.WithLabelValues(method.MethodName)
 		}
 	}
 	for _, c := range []string{"email", "sms", "chat", "message"} {
-		m.requests.WithLabelValues("Send", c, codes.OK.String())
+		for _, code := range watched {
+			m.requests.WithLabelValues("Send", c, code.String())
+		}
 	}
 	for _, s := range stages {
 		m.stages.WithLabelValues(s)
@@ -64,6 +73,16 @@ func newMetrics(reg prometheus.Registerer, hooks []Hook) *metrics {
 	m.shed.WithLabelValues("in_flight")
 	m.shed.WithLabelValues("watches")
 	return m
+}
+
+// took observes a call, with its trace as an exemplar where that is kept.
+func (m *metrics) took(ctx context.Context, method string, took time.Duration) {
+	o := m.seconds.WithLabelValues(method)
+	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
+		o.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": span.TraceID().String()})
+		return
+	}
+	o.Observe(took.Seconds())
 }
 
 // stage begins a part of a call; what it returns ends it.
@@ -84,7 +103,7 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 	method := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
 	begin := time.Now()
 	defer func() {
-		s.metrics.seconds.WithLabelValues(method).Observe(time.Since(begin).Seconds())
+		s.metrics.took(ctx, method, time.Since(begin))
 		s.metrics.requests.WithLabelValues(method, channelName(request), status.Code(err).String()).Inc()
 	}()
 	n := s.metrics.calls.Add(1)

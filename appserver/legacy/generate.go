@@ -45,10 +45,7 @@ func Generate(n int, seed uint64, end int64, yield func(Generated) error) error 
 			}
 		}
 	}
-	type thread struct {
-		last    int
-		members []string
-	}
+	type thread struct{ last int } // message
 	threads := make([][]*thread, n)
 	messages := n * 15
 	const year = 365 * 24 * 3600 * 1000

@@ -36,14 +36,14 @@ func newMetrics(reg prometheus.Registerer, capacity int64) *metrics {
 		commits: counters("mailbox_commits_total", "Puts of mutations and of metadata.", []string{"result"},
 			"won", "refused", "fenced", "unknown"),
 		actions: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mailbox_commit_actions", Help: "Actions in one put.",
-			Buckets: []float64{0, 1, 2, 4, 8, 16, 32, 64, 128, 256}, NativeHistogramBucketFactor: 1.1}),
+			Buckets: []float64{0, 1, 2, 4, 8, 16, 32, 64, 128, 256}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160}),
 		fenced:   prometheus.NewCounter(prometheus.CounterOpts{Name: "mailbox_fenced_total", Help: "Puts refused because another server had the row."}),
 		replayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "mailbox_replayed_actions_total", Help: "Actions that metadata lagged behind the log at a load."}),
 		size:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "cache_size_bytes", Help: "About how much memory a cache takes."}),
 		capacity: prometheus.NewGauge(prometheus.GaugeOpts{Name: "cache_capacity_bytes", Help: "The bound of a cache."}),
 		entries:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "outbox_entries", Help: "Deliveries due of mailboxes in memory."}),
 		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "outbox_delivery_seconds", Help: "From an action to its durable delivery to one recipient.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 1.5, 24), NativeHistogramBucketFactor: 1.1}),
+			Buckets: prometheus.ExponentialBuckets(0.001, 1.5, 24), NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160}),
 	}
 	m.lookups = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cache_requests_total", Help: "Look-ups in a cache."}, []string{"result"})
 	m.lookups.WithLabelValues("hit")

@@ -60,7 +60,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"op", "result"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "store_operation_seconds", Help: "How long calls of the store took; of a scan, with what its caller did.",
-			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 17), NativeHistogramBucketFactor: 1.1,
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 17), NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		}, []string{"op"}),
 		cells: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "store_cells_written_total", Help: "Cells of puts that are known to be written, deleted ones included.",

@@ -48,12 +48,12 @@ type importFlags struct {
 
 func (c *importFlags) define(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&c.from, "from", nil, "`directory` of an old Inbox's or Chat's data; repeated for both")
+	f.StringArrayVar(&c.from, "from", nil, "`directory` of an old Inbox's or Chat's data; repeated for both (default [])")
 	storeVar(f, &c.place, "store", "the cell's store: pebble:DIR (its server stopped), rows:HOST:PORT or hbase:ZOOKEEPER[,ZOOKEEPER]/TABLE")
 	f.StringVar(&c.language, "language", "", "`language` of the servers' search")
 	f.StringVar(&c.salt, "salt", "", "`text` that names the mirror's experiment, with --sample")
 	shareVar(f, &c.sample, "sample", sample.Buckets, "take only this share of users, the mirror's")
-	f.IntVar(&c.index, "index", 0, "`number` of this job, from 0")
+	f.IntVar(&c.index, "index", 0, "`number` of this job, from 0 (default 0)")
 	f.IntVar(&c.total, "total", 1, "how many `jobs` share the users")
 	for _, name := range []string{"from", "store"} {
 		_ = cmd.MarkFlagRequired(name) // fails for a flag that there isn't

@@ -63,7 +63,7 @@ func (p *program) legacyImport() *cobra.Command {
 	f.StringVar(&c.data, "data", "", "`directory` of the Inbox's data; made if need be")
 	f.StringVar(&c.chat, "chat", "", "`directory` of the Chat's data; made if need be")
 	f.StringVar(&c.mail, "mail", "", "`directory` of mails, or corpus")
-	f.IntVar(&c.generate, "generate", 0, "make up so many `users` and what they write")
+	f.IntVar(&c.generate, "generate", 0, "make up so many `users` and what they write (default 0)")
 	f.Uint64Var(&c.seed, "seed", 1, "`number` that --generate makes everything from")
 	f.StringVar(&c.end, "end", "", "`time` (RFC 3339) of the newest that --generate makes (default: an hour ago)")
 	c.out = p.outputVar(f)

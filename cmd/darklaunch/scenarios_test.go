@@ -17,7 +17,7 @@ import (
 	messagesv1 "darklaunch/api/messages/v1"
 )
 
-var update = flag.Bool("update", false, "write the descriptors of the built-in scenarios")
+var update = flag.Bool("update", false, "write the descriptors of the built-in scenarios, and the reference of metrics")
 
 // TestScenarioDescriptorsAreFresh holds that the built-in scenarios know the
 // contracts as they are: the generator may not import them, so it has them as data.

@@ -63,6 +63,7 @@ func launch(t *testing.T, sample string, extra ...string) *darkLaunch {
 		}
 		config = strings.ReplaceAll(config, from, to)
 	}
+	config += "\nlimits: {max-age: 1m, shadow-timeout: 30s}\n" // a busy machine is slow, and nothing is to be dropped for it
 	d := &darkLaunch{t: t, pairs: filepath.Join(dir, "pairs")}
 	file := filepath.Join(dir, "mirror.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {

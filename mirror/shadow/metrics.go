@@ -1,9 +1,12 @@
 package shadow
 
 import (
+	"bytes"
+	"encoding/hex"
 	"errors"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -87,6 +90,7 @@ type roleMetrics struct {
 type routeMetrics struct {
 	duration prometheus.Observer
 	codes    map[int]prometheus.Counter
+	exemplar time.Time // when the last was left: one a second is enough to look at
 }
 
 // Codes that are no status.
@@ -126,10 +130,11 @@ func codeText(code int) string {
 	return strconv.Itoa(code)
 }
 
-func (rm *roleMetrics) done(route string, a *Answer) {
+func (rm *roleMetrics) done(cp *Copy, call int, a *Answer) {
 	if rm == nil {
 		return
 	}
+	route := cp.Calls[call].Route
 	r := rm.route(route)
 	code := a.code()
 	requests := r.codes[code]
@@ -138,16 +143,26 @@ func (rm *roleMetrics) done(route string, a *Answer) {
 		r.codes[code] = requests
 	}
 	requests.Inc()
-	if a.Err == nil {
-		r.duration.Observe(a.Last.Sub(a.Sent).Seconds())
+	if a.Err != nil {
+		return
 	}
+	took := a.Last.Sub(a.Sent).Seconds()
+	if live := traceOf(cp.Calls[call].Header); live == nil || !bytes.Equal(live[53:55], sampledTrace) || a.Last.Sub(r.exemplar) < time.Second {
+		r.duration.Observe(took)
+		return
+	}
+	r.exemplar = a.Last
+	r.duration.(prometheus.ExemplarObserver).ObserveWithExemplar(took, prometheus.Labels{"trace_id": hex.EncodeToString(cp.ID[:])})
 }
+
+// sampledTrace are the flags of a trace that is kept.
+var sampledTrace = []byte("01")
 
 // route returns the series of a route; failures are there before they happen.
 func (rm *roleMetrics) route(route string) *routeMetrics {
 	r := rm.routes[route]
 	if r == nil {
-		r = &routeMetrics{rm.metrics.duration.WithLabelValues(rm.role, route), map[int]prometheus.Counter{}}
+		r = &routeMetrics{duration: rm.metrics.duration.WithLabelValues(rm.role, route), codes: map[int]prometheus.Counter{}}
 		for _, code := range []int{codeError, codeTimeout, codeCanceled} {
 			r.codes[code] = rm.metrics.requests.WithLabelValues(rm.role, route, codeText(code))
 		}

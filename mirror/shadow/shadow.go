@@ -305,7 +305,7 @@ func (b *Backend) done(j *Job, err error) {
 	a := j.answer
 	j.on, j.answer, a.Err = nil, nil, err
 	b.leave(a)
-	b.metrics.done(j.Copy.Calls[j.call].Route, a)
+	b.metrics.done(j.Copy, j.call, a)
 	j.call++
 	if j.call == len(j.Copy.Calls) || err != nil || b.enter(true) != nil {
 		j.Outcome.Stopped = j.call < len(j.Copy.Calls)

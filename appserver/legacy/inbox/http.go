@@ -1,6 +1,7 @@
 package inbox
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -189,7 +190,7 @@ func (s *Server) list(c call) (any, error) {
 	f.Folder, errs[0] = folder(get("folder"))
 	f.Before, errs[1] = millis(get("before"))
 	f.Limit, errs[2] = page(get("limit"))
-	if err := errors.Join(errs[:]...); err != nil {
+	if err := cmp.Or(errs[:]...); err != nil {
 		return nil, err
 	}
 	threads, err := s.inbox.Threads(c.user, f)

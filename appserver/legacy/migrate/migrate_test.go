@@ -52,7 +52,7 @@ func old(t *testing.T) *Old {
 		}
 	}
 	var threads []string
-	must(legacy.Generate(40, 7, 1_290_000_000_000, func(g legacy.Generated) error {
+	must(legacy.Generate(12, 7, 1_290_000_000_000, func(g legacy.Generated) error {
 		if g.Kind == legacy.Chat {
 			_, err := c.Send(g.From, g.To[0], g.Body, nil)
 			return err
@@ -183,6 +183,9 @@ func TestResumed(t *testing.T) {
 			Do: &action.Muted{Thread: "inbox:1", Is: i%2 == 0}})
 	}
 	for puts := 1; puts <= 4; puts++ {
+		if testing.Short() && puts != 2 {
+			continue
+		}
 		s := &memstore.Store{}
 		ended, err := NewWriter(&dying{s, puts}, "", time.Unix(1, 0))
 		if err != nil {
