@@ -82,6 +82,10 @@ generate: ## write the generated code and Grafana's dashboards again
 	$(GO) run -C tools ./protogen
 	$(GO) run ./dashboards/grafana/generate
 
+.PHONY: pictures
+pictures: setup ## write the pictures of the board in docs/pictures again
+	bin/testenv run -- $(GO) test ./dashboards/board -run TestPictures -count 1 -pictures $(CURDIR)/docs/pictures
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for a minute
 	@for target in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | grep -v testdata | xargs -n1 dirname | sort -u); do \

@@ -23,9 +23,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/action"
+	"darklaunch/appserver/client"
+	"darklaunch/appserver/directory"
 	"darklaunch/appserver/index"
 	"darklaunch/appserver/mailbox"
 	"darklaunch/appserver/search"
@@ -51,6 +54,18 @@ type Config struct {
 	MaxInFlight int
 	// MaxWatches bounds the streams of Watch. Zero means 10,000.
 	MaxWatches int
+	// Router reaches the servers of other users, and knows which are this one's. Nil: it
+	// serves all users. Changed returns a channel that is closed when the Router's View
+	// is replaced by another; nil: it never is.
+	Router  *client.Router
+	Changed func() <-chan struct{}
+	// Directory is told of users who have been moved here. Nil: none can be.
+	Directory *directory.Directory
+	// Cell is the name of this server's.
+	Cell string
+	// Bounds returns what is to be used in place of MaxInFlight and MaxWatches just now;
+	// zeros for these themselves. Nil: they hold.
+	Bounds func() (inFlight, watches int)
 	// Hooks run around each call, the first outermost.
 	Hooks []Hook
 	// Tracer makes the spans of a call. Nil: none.
@@ -75,12 +90,17 @@ type Hook struct {
 type Server struct {
 	messagesv1.UnimplementedMessagesServer
 	messagesv1.UnimplementedDeliveryServer
+	messagesv1.UnimplementedTransferServer
 
 	cfg      Config
 	pool     *mailbox.Pool
 	analyzer *search.Analyzer
 	metrics  *metrics
 	tracer   trace.Tracer
+	answers  map[string]protoreflect.MessageType // of methods that are forwarded, by their full names
+
+	// moving is called after each step of a move, which its error ends. Nil but in tests.
+	moving func(step) error
 
 	ended   chan struct{} // closed by EndStreams
 	endOnce sync.Once
@@ -95,6 +115,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxWatches == 0 {
 		cfg.MaxWatches = 10_000
 	}
+	if cfg.Bounds == nil {
+		cfg.Bounds = func() (int, int) { return 0, 0 }
+	}
 	if cfg.ReplyDomain == "" {
 		cfg.ReplyDomain = "reply.invalid"
 	}
@@ -104,7 +127,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Tracer == nil {
 		cfg.Tracer = noop.NewTracerProvider().Tracer("")
 	}
-	s := &Server{cfg: cfg, tracer: cfg.Tracer, ended: make(chan struct{})}
+	s := &Server{cfg: cfg, tracer: cfg.Tracer, answers: answers(), ended: make(chan struct{})}
+	if cfg.Router != nil {
+		cfg.Mailboxes.Begin = s.begin
+	}
 	cfg.Mailboxes.Deliver = s.deliverEntry
 	cfg.Mailboxes.Delivers = func(p action.Participant) bool { return p.User != "" }
 	cfg.Mailboxes.MaxBody = cfg.Limits.Body
@@ -122,7 +148,15 @@ func New(cfg Config) (*Server, error) {
 
 // Run serves until ctx ends, and returns when mailboxes have been written and nothing
 // is under way. The gRPC server is to be stopped before.
-func (s *Server) Run(ctx context.Context) error { return s.pool.Run(ctx) }
+func (s *Server) Run(ctx context.Context) error {
+	var following sync.WaitGroup
+	following.Go(func() { s.follow(ctx) })
+	defer following.Wait()
+	return s.pool.Run(ctx)
+}
+
+// HandOver gives up the mailboxes that are another server's by now; see mailbox.Pool.
+func (s *Server) HandOver(ctx context.Context) (int, error) { return s.pool.HandOver(ctx) }
 
 // EndStreams ends all streams under way, and those that begin after it, with
 // UNAVAILABLE, so that their readers go elsewhere.
@@ -132,6 +166,7 @@ func (s *Server) EndStreams() { s.endOnce.Do(func() { close(s.ended) }) }
 func (s *Server) Register(g *grpc.Server) {
 	messagesv1.RegisterMessagesServer(g, s)
 	messagesv1.RegisterDeliveryServer(g, s)
+	messagesv1.RegisterTransferServer(g, s)
 }
 
 // Options are those of the gRPC server.
@@ -255,7 +290,7 @@ func kindOf(p action.Participant) action.MemberKind {
 	return action.MemberCellUser
 }
 
-// deliverEntry brings what a mailbox owes to a recipient on this server.
+// deliverEntry brings what a mailbox owes to a recipient.
 func (s *Server) deliverEntry(ctx context.Context, from action.User, e action.Entry, a action.Action, states []action.MemberState, t index.Thread) error {
 	defer s.metrics.stage("deliver")()
 	r := &messagesv1.DeliverRequest{
@@ -265,6 +300,5 @@ func (s *Server) deliverEntry(ctx context.Context, from action.User, e action.En
 		r.Message = toMessage(m, 0, 0)
 		r.Message.LogTime = nil
 	}
-	_, err := s.deliver(ctx, e.To.User, r)
-	return err
+	return s.bring(ctx, e.To.User, r)
 }

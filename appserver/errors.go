@@ -53,7 +53,11 @@ func grpcError(err error, key string) error {
 		}
 		return withDetails(c, message, &messagesv1.OutcomeUnknown{IdempotencyKey: key})
 	}
+	moved, isMoved := errors.AsType[*mailbox.Moved](err)
 	switch {
+	case isMoved && !errors.Is(err, mailbox.ErrUnknown):
+		return withDetails(codes.FailedPrecondition, "the mailbox is in another cell",
+			&messagesv1.WrongCell{Cell: moved.Cell, DirectoryVersion: moved.Generation})
 	case errors.Is(err, mailbox.ErrUnknown) && errors.Is(err, context.DeadlineExceeded):
 		return unknown(codes.DeadlineExceeded, "the outcome is unknown: retry with the same key")
 	case errors.Is(err, mailbox.ErrUnknown):
@@ -63,7 +67,8 @@ func grpcError(err error, key string) error {
 	case errors.Is(err, mailbox.ErrOverloaded):
 		return shed("overloaded, nothing was done", time.Second)
 	case errors.Is(err, mailbox.ErrLost), errors.Is(err, mailbox.ErrClosed), errors.Is(err, mailbox.ErrLate):
-		return status.Error(codes.Unavailable, "the mailbox is elsewhere: try again")
+		// Another server, asked now, may know where. A caller outside asks again.
+		return withDetails(codes.Unavailable, "the mailbox is elsewhere: try again", &messagesv1.NotOwner{})
 	case errors.Is(err, mailbox.ErrBeyond):
 		return invalid("after", "beyond the log's end")
 	case errors.Is(err, action.ErrBodyTooLarge):

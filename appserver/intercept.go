@@ -1,6 +1,7 @@
 package appserver
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
@@ -51,7 +52,7 @@ func newMetrics(reg prometheus.Registerer, hooks []Hook) *metrics {
 		shed:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "appserver_shed_total", Help: "Calls refused because there were too many."}, []string{"reason"}),
 	}
 	reg.MustRegister(m.requests, m.seconds, m.stages, m.inflight, m.shed)
-	for _, service := range []grpc.ServiceDesc{messagesv1.Messages_ServiceDesc, messagesv1.Delivery_ServiceDesc} {
+	for _, service := range []grpc.ServiceDesc{messagesv1.Messages_ServiceDesc, messagesv1.Delivery_ServiceDesc, messagesv1.Transfer_ServiceDesc} {
 		for _, method := range service.Methods {
 			for _, code := range watched {
 				m.requests.WithLabelValues(method.MethodName, "none", code.String())
@@ -110,14 +111,15 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 	defer s.metrics.calls.Add(-1)
 	s.metrics.inflight.Inc()
 	defer s.metrics.inflight.Dec()
-	if n > int64(s.cfg.MaxInFlight) {
+	if limit, _ := s.cfg.Bounds(); n > int64(cmp.Or(limit, s.cfg.MaxInFlight)) {
 		s.metrics.shed.WithLabelValues("in_flight").Inc()
 		return nil, shed("too many calls under way, nothing was done", 100*time.Millisecond)
 	}
 	ctx, span := s.tracer.Start(traced(ctx), method)
 	defer span.End()
-	_ = grpc.SetHeader(ctx, metadata.Pairs("x-served-by", s.cfg.Name)) // fails where there is no connection
-	return s.hooked(ctx, method, request, handler, s.cfg.Hooks)
+	return s.routed(ctx, info.FullMethod, request, func(ctx context.Context) (any, error) {
+		return s.hooked(ctx, method, request, handler, s.cfg.Hooks)
+	})
 }
 
 // traced is ctx with the trace that the call is part of, if its metadata names one.
@@ -158,12 +160,11 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	}
 	n := s.metrics.watches.Add(1)
 	defer s.metrics.watches.Add(-1)
-	if n > int64(s.cfg.MaxWatches) {
+	if _, limit := s.cfg.Bounds(); n > int64(cmp.Or(limit, s.cfg.MaxWatches)) {
 		s.metrics.shed.WithLabelValues("watches").Inc()
 		return shed("too many streams", time.Second)
 	}
-	_ = ss.SetHeader(metadata.Pairs("x-served-by", s.cfg.Name)) // fails where there is no connection
-	err := handler(srv, ss)
+	err := s.routedWatch(ss)
 	s.metrics.requests.WithLabelValues("Watch", "none", status.Code(err).String()).Inc()
 	return err
 }

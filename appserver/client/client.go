@@ -1,12 +1,17 @@
 // Package client calls application servers, for callers inside the application, the
 // program and tests: a call has a deadline, and one whose outcome is unknown is
 // repeated under the same idempotency key, within a budget.
+//
+// A Router is the distributed logic client: it knows the directory of cells, the ring
+// of its own, and learns from answers who serves a user; servers forward and deliver by
+// it.
 package client
 
 import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"time"
 
 	"google.golang.org/grpc"
@@ -29,7 +34,7 @@ type Config struct {
 	Options []grpc.DialOption
 }
 
-// A Client calls one server. Its methods may be called from any number of goroutines.
+// A Client calls one server, or by a Router whichever serves a user. Its methods may be called from any number of goroutines.
 //
 // A call that is answered UNAVAILABLE is made again, up to attempts times with growing
 // pauses: reads change nothing, and mutations carry a key. Calls wait for a server
@@ -37,7 +42,8 @@ type Config struct {
 // any more, so that a server in trouble is not asked the more for it.
 type Client struct {
 	messagesv1.MessagesClient
-	conn *grpc.ClientConn
+	Delivery messagesv1.DeliveryClient // for the application's own parts
+	conn     io.Closer
 }
 
 // attempts is how often a call is made at most. Their pauses add up to some 5s.
@@ -73,7 +79,7 @@ func New(addr string, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %w", addr, err)
 	}
-	return &Client{messagesv1.NewMessagesClient(conn), conn}, nil
+	return &Client{messagesv1.NewMessagesClient(conn), messagesv1.NewDeliveryClient(conn), conn}, nil
 }
 
 // Close ends the connection and the calls under way.

@@ -8,7 +8,10 @@
 //	load      read the row; every page carries the fence of the claim
 //	commit    put (epoch, seq+k, new tag) with k actions; k = 0 flushes what was made from them
 //	hand over put (epoch, seq, new tag, the newer ring); the row is no longer ours
-//	seal      put (epoch+1, seq, new tag, sealed); the row is nobody's any more
+//	seal      put (epoch+1, seq, new tag, sealed, generation+1); the row is nobody's any more
+//	arrive    put (epoch+1, seq, new tag, arriving, generation) on an absent or a sealed row; then
+//	          commits, whose rows stay sealed, and
+//	open      put (epoch+1, seq+k, new tag), no longer sealed; the row is anybody's to claim
 //
 // One put is on its way at a time. Each compares the whole fence and rewrites
 // it. An answer other than written is settled by reading the fence back:
@@ -45,6 +48,8 @@ import (
 var (
 	// ErrSealed: the user has been moved; the row says where.
 	ErrSealed = errors.New("row is sealed")
+	// ErrOpen: the row is, or was, of the generation that is to arrive, or a later.
+	ErrOpen = errors.New("row is of this generation or a later")
 	// ErrNewerRing: the row has been claimed or handed over by a newer view of
 	// the members than the claimer's, who should look again.
 	ErrNewerRing = errors.New("row was claimed by a newer ring")
@@ -170,12 +175,37 @@ func (o *Owner) HandOver(view store.Ring, tag store.Tag) Write {
 	return o.begin(Owning, Leaving, o.held, next, tag)
 }
 
-// Seal begins to close the row for good; where the user has gone is for the
-// put's cells to say. The owner must be Owning.
+// Seal begins to close the row until its user comes back; where to is for the put's
+// cells to say. The user's generation rises by one. The owner must be Owning.
 func (o *Owner) Seal(tag store.Tag) Write {
 	next := o.held
 	next.Epoch++
-	next.Flags |= store.Sealed
+	next.Flags = next.Flags.WithGeneration(next.Flags.Generation()+1) | store.Sealed
+	return o.begin(Owning, Leaving, o.held, next, tag)
+}
+
+// Arrive begins to take a row into which a user is to be moved, as a generation, which
+// is above 0. The row is absent, or sealed: by who left it as an earlier generation, or
+// by an attempt to arrive as none later. It stays sealed. ErrOpen: it is neither. The
+// owner must be Out.
+func (o *Owner) Arrive(seen store.Fence, generation uint64, tag store.Tag) (Write, error) {
+	has, left := seen.Flags.Generation(), seen.Flags&store.Arriving == 0
+	if seen != (store.Fence{}) && (seen.Flags&store.Sealed == 0 || has > generation || has == generation && left) {
+		return Write{}, ErrOpen
+	}
+	next := seen
+	next.Epoch++
+	next.Flags = next.Flags.WithGeneration(generation) | store.Sealed | store.Arriving
+	return o.begin(Out, Claiming, seen, next, tag), nil
+}
+
+// Open begins to make the row into which a user was moved anybody's to claim, with seq
+// actions in its log. The owner must be Owning by Arrive.
+func (o *Owner) Open(seq uint64, tag store.Tag) Write {
+	next := o.held
+	next.Epoch++
+	next.Seq = seq
+	next.Flags &^= store.Sealed | store.Arriving
 	return o.begin(Owning, Leaving, o.held, next, tag)
 }
 

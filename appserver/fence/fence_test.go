@@ -48,7 +48,7 @@ func TestWrites(t *testing.T) {
 		{"hand over by an older view", func(o *fence.Owner) fence.Write { return o.HandOver(store.Ring{}, store.Tag{9}) },
 			store.Fence{Epoch: 4, Seq: 7, Tag: store.Tag{9}, Ring: newer}, fence.Out},
 		{"seal", func(o *fence.Owner) fence.Write { return o.Seal(store.Tag{9}) },
-			store.Fence{Epoch: 5, Seq: 7, Tag: store.Tag{9}, Ring: newer, Flags: store.Sealed}, fence.Out},
+			store.Fence{Epoch: 5, Seq: 7, Tag: store.Tag{9}, Ring: newer, Flags: store.Sealed.WithGeneration(1)}, fence.Out},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -161,6 +161,56 @@ func TestClaim(t *testing.T) {
 	}
 	if got := o.Answer(store.ErrRefused); got != fence.NotWritten || o.State() != fence.Out {
 		t.Errorf("claim refused: got %v, %v, want not written, out", got, o.State())
+	}
+}
+
+// TestArrive: a row is taken for a user who comes as a generation, and opened; who comes
+// late, or to a row that is in use, takes nothing.
+func TestArrive(t *testing.T) {
+	const arriving = store.Sealed | store.Arriving
+	at := func(generation uint64, flags store.Flags) store.Fence {
+		return store.Fence{Epoch: 3, Seq: 7, Tag: store.Tag{1}, Flags: flags.WithGeneration(generation)}
+	}
+	for _, tt := range []struct {
+		name string
+		seen store.Fence
+		want error
+	}{
+		{"absent", store.Fence{}, nil},
+		{"left before", at(4, store.Sealed), nil},
+		{"left as that generation", at(5, store.Sealed), fence.ErrOpen},
+		{"left later", at(6, store.Sealed), fence.ErrOpen},
+		{"given up", at(5, arriving), nil},
+		{"an older one given up", at(2, arriving), nil},
+		{"a newer one under way", at(6, arriving), fence.ErrOpen},
+		{"in use", at(0, 0), fence.ErrOpen},
+		{"arrived", at(5, 0), fence.ErrOpen},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var o fence.Owner
+			w, err := o.Arrive(tt.seen, 5, store.Tag{9})
+			if err != tt.want {
+				t.Fatalf("got %v, want %v", err, tt.want)
+			}
+			if err != nil {
+				return
+			}
+			if want := (store.Fence{Epoch: tt.seen.Epoch + 1, Seq: tt.seen.Seq, Tag: store.Tag{9}, Flags: arriving.WithGeneration(5)}); w.Next != want {
+				t.Errorf("arrive: got %v, want %v", w.Next, want)
+			}
+			o.Answer(nil)
+			if w := o.Commit(0, store.Tag{10}); w.Next.Flags&store.Sealed == 0 {
+				t.Errorf("a commit opens the row: %v", w.Next)
+			}
+			o.Answer(nil)
+			w = o.Open(12, store.Tag{11})
+			if want := (store.Fence{Epoch: tt.seen.Epoch + 2, Seq: 12, Tag: store.Tag{11}, Flags: store.Flags(0).WithGeneration(5)}); w.Next != want {
+				t.Errorf("open: got %v, want %v", w.Next, want)
+			}
+			if step := o.Answer(nil); step != fence.Won || o.State() != fence.Out {
+				t.Errorf("opened: got %v, %v", step, o.State())
+			}
+		})
 	}
 }
 

@@ -45,6 +45,7 @@ type box struct {
 	writing    bool          // a goroutine is in write
 	quiet      chan struct{} // closed when it leaves; nil if nobody waits for that
 	flushing   bool          // flush, however little there is
+	leaving    bool          // then hand the mailbox over
 
 	outbox   outbox
 	watchers map[*watcher]struct{}
@@ -133,7 +134,11 @@ func (b *box) drop(why error) {
 	b.p.mu.Lock()
 	defer b.p.mu.Unlock()
 	b.p.forget(b)
-	if why != ErrClosed {
+	switch why {
+	case ErrClosed:
+	case errMoved:
+		b.p.metrics.evictions.WithLabelValues("moved").Inc()
+	default:
 		b.p.metrics.evictions.WithLabelValues("lost").Inc()
 	}
 }
@@ -154,6 +159,10 @@ func (b *box) retire() (fence.Owner, bool) {
 		return fence.Owner{}, false
 	}
 	b.gone = errGone
+	if len(b.outbox.entries) > 0 {
+		b.p.owing.Store(true) // it is found in the row again
+	}
+	b.outbox.stop()
 	return b.owner, true
 }
 

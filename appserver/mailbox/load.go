@@ -95,8 +95,27 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 		if err != nil {
 			return fmt.Errorf("read the fence: %w", err)
 		}
-		w, err := owner.Claim(row.Fence, b.p.cfg.View(), newTag())
-		if err != nil { // sealed, or claimed by a newer ring
+		if row.Fence == (store.Fence{}) && b.p.cfg.Begin != nil {
+			if err := b.p.cfg.Begin(ctx, b.user); err != nil {
+				return fmt.Errorf("begin a mailbox: %w", err)
+			}
+		}
+		view := row.Fence.Ring
+		if b.p.cfg.View != nil {
+			view = b.p.cfg.View()
+		}
+		w, err := owner.Claim(row.Fence, view, newTag())
+		if errors.Is(err, fence.ErrSealed) {
+			moved, err := movedTo(ctx, b.p.cfg.Store, string(b.user))
+			if err != nil {
+				return fmt.Errorf("claim: %w", err)
+			}
+			if moved == nil { // it came back meanwhile
+				continue
+			}
+			return fmt.Errorf("claim: %w", moved)
+		}
+		if err != nil { // claimed by a newer ring
 			return fmt.Errorf("claim: %w: %w", ErrLost, err)
 		}
 		step, err := b.settle(ctx, owner, w, nil)
@@ -119,12 +138,16 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 // it. The step is Won, NotWritten, Fenced or Lost; or zero with why it could not be
 // learned before ctx ended, and the owner is Out then.
 func (b *box) settle(ctx context.Context, owner *fence.Owner, w fence.Write, cells []store.Cell) (fence.Step, error) {
+	return settle(ctx, b.p.cfg.Store, string(b.user), owner, w, cells)
+}
+
+func settle(ctx context.Context, s store.Store, user string, owner *fence.Owner, w fence.Write, cells []store.Cell) (fence.Step, error) {
 	pause := time.Millisecond
 	for {
-		err := b.p.cfg.Store.Put(ctx, string(b.user), w.Cur, w.Next, cells)
+		err := s.Put(ctx, user, w.Cur, w.Next, cells)
 		step := owner.Answer(err)
 		for step == fence.ReadBack {
-			row, readErr := b.p.cfg.Store.Read(ctx, string(b.user))
+			row, readErr := s.Read(ctx, user)
 			if readErr == nil {
 				step = owner.Saw(row.Fence)
 				break
@@ -158,7 +181,7 @@ func (b *box) fill(ctx context.Context, owner *fence.Owner) (whole bool, err err
 	}
 	spans := []store.Span{
 		{Family: store.Actions, From: action.Qualifier(first)},
-		{Family: store.Metadata}, {Family: store.Keywords}, {Family: store.Outbox},
+		{Family: store.Metadata}, {Family: store.Keywords}, {Family: store.Outbox, From: action.Qualifier(1)},
 	}
 	row, same, err := store.ReadAll(ctx, b.p.cfg.Store, string(b.user), spans...)
 	if err != nil {

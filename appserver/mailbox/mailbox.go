@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -62,12 +63,36 @@ var (
 	ErrLate = errors.New("watch has ended")
 )
 
+// Moved is the error that says that the user is in another cell; it is an ErrLost.
+// Nothing was done.
+type Moved struct {
+	// Cell where the user is, or to where it was.
+	Cell string
+	// Generation of that place: how often the user had been moved by then.
+	Generation uint64
+}
+
+func (m *Moved) Error() string { return "mailbox is in cell " + m.Cell }
+
+// Unwrap returns ErrLost.
+func (*Moved) Unwrap() error { return ErrLost }
+
 // Config of a Pool.
 type Config struct {
 	// Store keeps the rows. It is the caller's to close, after Run has returned.
 	Store store.Store
-	// View is the members as this server sees them, for claims. Nil: it is alone.
+	// View is the members as this server sees them, for claims. Nil: it is alone, and
+	// claims whatever the members were by whom a row was claimed before.
 	View func() store.Ring
+	// Begin is asked before the first claim of a row that nobody has written yet, and may
+	// refuse with an error: a *Moved, if the user is another cell's. Nil: any may begin.
+	Begin func(ctx context.Context, u action.User) error
+	// Mine reports whether this server should serve a user, as it sees the members; for
+	// others it answers ErrLost. Nil: it serves everybody.
+	Mine func(action.User) bool
+	// Moved returns a channel that is closed when Mine may have changed. Mailboxes that
+	// are another's are handed over then. Nil: it never does.
+	Moved func() <-chan struct{}
 	// Deliver brings an entry of a mailbox's outbox to its recipient, and returns when
 	// the recipient's mailbox holds it durably. It is repeated until it returns nil, so
 	// that it must not matter how often. Nil: there are no deliveries.
@@ -130,8 +155,11 @@ func (c Config) withDefaults() Config {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.View == nil {
-		c.View = func() store.Ring { return store.Ring{} }
+	if c.Mine == nil {
+		c.Mine = func(action.User) bool { return true }
+	}
+	if c.Moved == nil {
+		c.Moved = func() <-chan struct{} { return nil }
 	}
 	if c.Strict == nil {
 		c.Strict = func() bool { return false }
@@ -162,6 +190,9 @@ type Pool struct {
 	closed bool
 
 	preloads int // under way
+
+	rescan chan struct{} // asks redeliver for another round; holds one
+	owing  atomic.Bool   // mailboxes have left memory before their outboxes were empty
 }
 
 // maxOwned bounds the rows that the pool remembers owning, some 200 bytes each.
@@ -174,7 +205,7 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
-	p := &Pool{cfg: cfg, analyzer: analyzer, metrics: newMetrics(cfg.Registerer, cfg.CacheBytes)}
+	p := &Pool{cfg: cfg, analyzer: analyzer, metrics: newMetrics(cfg.Registerer, cfg.CacheBytes), rescan: make(chan struct{}, 1)}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	// The bounds of both are kept here; those of the library count entries alone.
 	p.boxes, _ = simplelru.NewLRU[action.User, *box](1<<31-1, nil)
@@ -192,10 +223,19 @@ func (p *Pool) Run(ctx context.Context) error {
 	tick := time.NewTicker(p.cfg.FlushAfter / 2)
 	defer tick.Stop()
 	for {
+		moved := p.cfg.Moved()
+		if p.moved() {
+			p.wg.Go(func() { _, _ = p.HandOver(p.ctx) }) // which is the end of this pool, or not
+		}
 		select {
 		case <-ctx.Done():
 			p.close()
 			return nil
+		case <-moved:
+			select {
+			case p.rescan <- struct{}{}: // for users who are this server's now
+			default:
+			}
 		case <-tick.C:
 			p.flushOld()
 		}
@@ -231,23 +271,61 @@ func (p *Pool) flushOld() {
 	}
 }
 
-// redeliver loads the mailboxes whose outboxes hold something, so that it is delivered
-// though their users stay away.
+// redeliver delivers what outboxes hold: at the start, whenever members have changed, and
+// after mailboxes had to leave memory before all was delivered.
 func (p *Pool) redeliver() {
+	tick := time.NewTicker(lastPause)
+	defer tick.Stop()
+	for again := true; ; {
+		if again {
+			p.redeliverAll()
+		}
+		select {
+		case <-p.rescan:
+			again = true
+		case <-tick.C:
+			again = p.owing.Swap(false)
+		case <-p.ctx.Done():
+			return
+		}
+	}
+}
+
+// overfull reports whether mailboxes take more memory than they may.
+func (p *Pool) overfull() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.evict()
+	return p.bytes > p.cfg.CacheBytes
+}
+
+// redeliverAll loads the mailboxes whose outboxes hold something, so that it is
+// delivered though their users stay away.
+func (p *Pool) redeliverAll() {
+	// What precedes the first entry is no entry.
+	span := store.Span{Family: store.Outbox, From: action.Qualifier(1), Limit: 1}
 	for left := (store.Range{}); p.ctx.Err() == nil; {
 		var err error
 		var row store.Row
-		for row, err = range p.cfg.Store.Scan(p.ctx, left, store.Span{Family: store.Outbox, Limit: 1}) {
+		for row, err = range p.cfg.Store.Scan(p.ctx, left, span) {
 			if err != nil {
 				break
 			}
 			left = left.After(row.User)
-			if len(row.Of(store.Outbox)) == 0 || row.Fence.Flags&store.Sealed != 0 {
+			u := action.User(row.User)
+			if len(row.Of(store.Outbox)) == 0 || row.Fence.Flags&store.Sealed != 0 || !u.Valid() {
 				continue
 			}
-			err := p.Read(p.ctx, action.User(row.User), func(*State) error { return nil })
+			// Those whose recipients cannot be reached come and go, not all at once.
+			for wait := 0; wait < 30 && p.overfull(); wait++ {
+				_ = sleep(p.ctx, 100*time.Millisecond)
+			}
+			err := p.Read(p.ctx, u, func(*State) error { return nil })
 			if errors.Is(err, ErrClosed) {
 				return
+			}
+			if errors.Is(err, ErrLost) { // whose it is delivers
+				continue
 			}
 			if err != nil && p.ctx.Err() == nil {
 				p.cfg.Log.Warn("outbox cannot be delivered", "user", row.User, "err", err)
@@ -313,6 +391,10 @@ func (p *Pool) get(ctx context.Context, u action.User) (*box, error) {
 	if p.closed {
 		p.mu.Unlock()
 		return nil, ErrClosed
+	}
+	if !p.cfg.Mine(u) {
+		p.mu.Unlock()
+		return nil, fmt.Errorf("mailbox of %s: %w", u, ErrLost)
 	}
 	b, hit := p.boxes.Get(u)
 	if !hit {

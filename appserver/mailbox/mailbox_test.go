@@ -303,6 +303,50 @@ func TestOutbox(t *testing.T) {
 	})
 }
 
+// TestOwingLeave: mailboxes whose recipient cannot be reached take no more memory than
+// there is for mailboxes: they leave it, and what they owe is delivered when it can be.
+func TestOwingLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const senders, bound = 60, 64 << 10
+		var p *Pool
+		var up atomic.Bool
+		var failed atomic.Int64
+		deliver := func(ctx context.Context, from action.User, e action.Entry, a action.Action, _ []action.MemberState, _ index.Thread) error {
+			if !up.Load() {
+				failed.Add(1)
+				return errors.New("planted: the cell is down")
+			}
+			_, err := p.Mutate(ctx, e.To.User, take(e, a))
+			return err
+		}
+		p, _ = start(t, Config{Store: &memstore.Store{}, Deliver: deliver, CacheBytes: bound})
+		for i := range senders {
+			u := action.User(fmt.Sprint("u", i))
+			if _, err := p.Mutate(t.Context(), u, note(u, "1", fmt.Sprint(i), "bob")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		size := func() int64 {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.bytes
+		}
+		if got := size(); got > 2*bound {
+			t.Errorf("mailboxes that owe something take %d bytes, want about %d", got, bound)
+		}
+		up.Store(true)
+		time.Sleep(5 * time.Minute)
+		got, _, err := bodies(t.Context(), p, "bob")
+		if err != nil || len(got) != senders || failed.Load() < senders {
+			t.Errorf("bob has %d messages, %v, want %d; %d deliveries failed before", len(got), err, senders, failed.Load())
+		}
+		if n := testutil.ToFloat64(p.metrics.entries); n != 0 {
+			t.Errorf("outbox_entries: got %v, want 0", n)
+		}
+	})
+}
+
 // TestCacheBound: mailboxes leave when there is no room, and come back without a
 // claim. Rows E58, E64, A13.
 func TestCacheBound(t *testing.T) {

@@ -51,6 +51,7 @@ func newMetrics(reg prometheus.Registerer, capacity int64) *metrics {
 	m.evictions = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cache_evictions_total", Help: "What a cache let go."}, []string{"reason"})
 	m.evictions.WithLabelValues("size")
 	m.evictions.WithLabelValues("lost")
+	m.evictions.WithLabelValues("moved")
 	cacheReg.MustRegister(m.lookups, m.evictions, m.size, m.capacity)
 	reg.MustRegister(m.actions, m.fenced, m.replayed, m.entries, m.delivery)
 	m.capacity.Set(float64(capacity))

@@ -18,6 +18,7 @@ type outbox struct {
 	entries []action.Entry              // due
 	done    []action.Entry              // delivered; their cells are to be removed
 	active  map[action.Participant]bool // recipients who have a goroutine
+	waiting int                         // of those, who are waiting to try again for long
 	changed chan struct{}               // closed when an entry is done, or the box dropped
 	ended   chan struct{}               // closed when the box is dropped
 	metrics *metrics
@@ -44,7 +45,9 @@ func (o *outbox) add(p *Pool, e action.Entry) {
 	o.metrics.entries.Inc()
 }
 
-func (o *outbox) busy() bool { return len(o.active) > 0 }
+// busy reports whether something is being delivered, rather than waiting for somebody
+// who cannot be reached.
+func (o *outbox) busy() bool { return len(o.active) > o.waiting }
 
 // stale reports whether cells of the row are to be removed.
 func (o *outbox) stale() bool { return len(o.done) > 0 }
@@ -110,10 +113,14 @@ func (b *box) deliverTo(to action.Participant) {
 		}
 		b.p.cfg.Log.Debug("delivery has to wait", "action", e.Sequence, "err", err)
 		t := time.NewTimer(pause)
+		b.patient(pause, 1)
 		select {
 		case <-t.C:
+			b.patient(pause, -1)
 		case <-ended:
+			b.patient(pause, -1)
 		case <-ctx.Done():
+			b.patient(pause, -1)
 			b.mu.Lock()
 			delete(b.outbox.active, to)
 			b.mu.Unlock()
@@ -123,6 +130,17 @@ func (b *box) deliverTo(to action.Participant) {
 		t.Stop()
 		pause = min(2*pause, lastPause)
 	}
+}
+
+// patient notes that one more recipient, or one less, waits for a pause that is long
+// enough to let the mailbox go meanwhile.
+func (b *box) patient(pause time.Duration, n int) {
+	if pause < time.Second {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.outbox.waiting += n
 }
 
 func (b *box) deliverOne(ctx context.Context, e action.Entry) error {

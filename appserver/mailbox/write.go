@@ -24,6 +24,11 @@ func (b *box) write() {
 
 func (b *box) writeOne() (more bool) {
 	b.mu.Lock()
+	if b.gone == nil && b.leaving && len(b.queue) == 0 && !b.flushing {
+		b.mu.Unlock()
+		b.handOver()
+		return true // to leave as one does
+	}
 	if b.gone != nil || len(b.queue) == 0 && !b.flushing {
 		b.writing = false
 		if b.quiet != nil {

@@ -42,9 +42,20 @@ func (r Ring) Compare(s Ring) int {
 // Flags of a fence. Bits that are not named here are kept as they are.
 type Flags uint64
 
-// Sealed says that the user has been moved to another cell: nobody claims or
-// writes the row any more.
-const Sealed Flags = 1
+const (
+	// Sealed says that the user has been moved to another cell, or may be on the way
+	// from one: nobody claims the row, and only who moves the user writes it.
+	Sealed Flags = 1 << iota
+	// Arriving says of a sealed row that it is the latter.
+	Arriving
+)
+
+// Generation returns how often the row's user has been moved between cells: the upper
+// 32 bits.
+func (f Flags) Generation() uint64 { return uint64(f >> 32) }
+
+// WithGeneration returns f with another generation, which is below 1<<32.
+func (f Flags) WithGeneration(g uint64) Flags { return f&(1<<32-1) | Flags(g<<32) }
 
 // FenceSize is the length of an encoded fence.
 const FenceSize = 56

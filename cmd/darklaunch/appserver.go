@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"darklaunch/appserver/cell"
+	cellrows "darklaunch/appserver/cell/rows"
 	"darklaunch/appserver/store"
 	"darklaunch/appserver/store/hbase"
 	"darklaunch/appserver/store/memstore"
@@ -31,7 +35,8 @@ func (p *program) appserver() *cobra.Command {
 }
 
 const appserverStoreLong = `Keep the rows of a small cell in a directory, for application servers that
-name this process with --store rows:HOST:PORT. One process has a directory.
+name this process with --store rows:HOST:PORT, and the cell's members, for those
+that name it with --coordinator rows:HOST:PORT. One process has a directory.
 
 A put is answered when it has been synced to the disk. With less than --min-free
 left on the disk puts are refused, and taken again when there is room. When the
@@ -45,6 +50,7 @@ type storeCommand struct {
 	out            *output
 	listen, data   string
 	cache, minFree size
+	session        time.Duration
 }
 
 func (p *program) appserverStore() *cobra.Command {
@@ -62,6 +68,7 @@ func (p *program) appserverStore() *cobra.Command {
 	f.StringVar(&c.data, "data", "", "`directory` that holds the rows; made if need be")
 	sizeVar(f, &c.cache, "cache", 64<<20, "memory for blocks that were read")
 	sizeVar(f, &c.minFree, "min-free", 64<<20, "refuse puts while the disk has less than this free")
+	durationVar(f, &c.session, "session", 4*time.Second, "how long nothing may be heard of a member before others take its users")
 	c.flags.define(f, "")
 	c.out = p.outputVar(f)
 	_ = cmd.MarkFlagRequired("data") // fails for a flag that there isn't
@@ -85,6 +92,10 @@ func (c *storeCommand) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w (--data)", err)
 	}
+	registry, err := cell.NewRegistry(cell.RegistryConfig{Timeout: c.session, File: filepath.Join(c.data, membersFile)})
+	if err != nil {
+		return errors.Join(fmt.Errorf("%w (--data)", err), db.Close())
+	}
 	l, err := ops.Listen(c.listen, "--listen")
 	if err != nil {
 		return errors.Join(err, db.Close())
@@ -93,8 +104,8 @@ func (c *storeCommand) run(ctx context.Context) error {
 	if !ops.Loopback(l.Addr()) {
 		s.log.Warn("whoever reaches this address can read and write all rows", "address", l.Addr())
 	}
-	server := rows.NewServer(store.Instrument(db, s.registry, s.tracing.Tracer()))
-	err = s.run(ctx, ops.Part{Name: "rows", Run: func(ctx context.Context) error {
+	server := rows.NewServer(store.Instrument(db, s.registry, s.tracing.Tracer()), cellrows.NewServer(registry).RegisterTo)
+	err = s.run(ctx, ops.Part{Name: "members", Run: registry.Run}, ops.Part{Name: "rows", Run: func(ctx context.Context) error {
 		c.out.ready("rows", l.Addr().String())
 		return server.Serve(ctx, l)
 	}})
@@ -104,42 +115,92 @@ func (c *storeCommand) run(ctx context.Context) error {
 	return errors.Join(err, db.Close())
 }
 
+// membersFile stands in the directory of rows, among files that Pebble names otherwise.
+const membersFile = "members.json"
+
 const appserverInitLong = `Make a store ready for application servers: a table of HBase with its families,
 split into --regions; a directory; or nothing, for a row store, which must answer.
-What is there already is left as it is.`
+Make a coordinator ready for --cells: the nodes of each in ZooKeeper. What is there
+already is left as it is.
+
+--live FILE replaces the live configuration of the cells, which their servers take
+without a restart. It is JSON: strict_reads, the share of leased reads (0 to 1) that
+ask the store first; drain, whether new users are to go elsewhere; max_in_flight and
+max_watches, bounds of each server in place of its own.`
 
 func (p *program) appserverInit() *cobra.Command {
 	var (
-		place   storePlace
-		regions int
-		timeout time.Duration
+		place       storePlace
+		coordinator coordinatorPlace
+		cells       []string
+		live        string
+		regions     int
+		timeout     time.Duration
 	)
 	cmd := &cobra.Command{
-		Use:     "init --store STORE",
-		Short:   "Make a store ready for application servers",
-		Long:    appserverInitLong,
-		Example: "  darklaunch appserver init --store hbase:127.0.0.1:2181/messages --regions 16",
-		Args:    cobra.NoArgs,
+		Use:   "init [--store STORE] [--coordinator COORDINATOR]",
+		Short: "Make a store and a coordinator ready for application servers",
+		Long:  appserverInitLong,
+		Example: `  darklaunch appserver init --store hbase:127.0.0.1:2181/messages --regions 16
+  darklaunch appserver init --coordinator zk:127.0.0.1:2181/darklaunch --cells one,two`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if regions < 1 || regions > 1<<16 {
 				return usageErrorf("--regions: %d is not a number of regions: want 1 to %d", regions, 1<<16)
 			}
+			if place.kind == "" && coordinator.kind == "" {
+				return usageErrorf("want --store, --coordinator or both")
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			did, err := place.init(ctx, regions)
-			if err != nil {
-				return fmt.Errorf("%w (--store)", err)
+			if place.kind != "" {
+				did, err := place.init(ctx, regions)
+				if err != nil {
+					return fmt.Errorf("%w (--store)", err)
+				}
+				fmt.Fprintln(p.stdout, did)
 			}
-			_, err = fmt.Fprintln(p.stdout, did)
-			return err
+			if coordinator.kind == "" {
+				return nil
+			}
+			return p.initCells(ctx, coordinator, cells, live)
 		},
 	}
 	f := cmd.Flags()
 	storeVar(f, &place, "store", "the store: pebble:DIR, rows:HOST:PORT or hbase:ZOOKEEPER[,ZOOKEEPER]/TABLE")
+	coordinatorVar(f, &coordinator, coordinatorPlace{}, "the coordinator: rows:HOST:PORT or zk:HOST:PORT[,HOST:PORT]/PREFIX")
+	f.StringSliceVar(&cells, "cells", []string{"one"}, "`names` of the cells to make ready in the coordinator, with commas between")
+	f.StringVar(&live, "live", "", "`file` with a live configuration (JSON) for these cells")
 	f.IntVar(&regions, "regions", 16, "`number` of regions to split a new table of HBase into, by the hash of users")
 	durationVar(f, &timeout, "timeout", time.Minute, "how long it may take")
-	_ = cmd.MarkFlagRequired("store") // fails for a flag that there isn't
 	return cmd
+}
+
+func (p *program) initCells(ctx context.Context, coordinator coordinatorPlace, cells []string, live string) error {
+	var config []byte
+	if live != "" {
+		var err error
+		if config, err = os.ReadFile(live); err != nil {
+			return fmt.Errorf("%w (--live)", err)
+		}
+		if _, err := cell.ParseConfig(config); err != nil {
+			return usageErrorf("--live: %s: %w", live, err)
+		}
+	}
+	for _, name := range cells {
+		if name == "" || strings.ContainsAny(name, "/ ") {
+			return usageErrorf("--cells: %q is not a name: want one without blanks and slashes", name)
+		}
+		did, err := coordinator.init(ctx, name)
+		if err == nil && live != "" {
+			err = coordinator.setConfig(ctx, name, config)
+		}
+		if err != nil {
+			return fmt.Errorf("%w (--coordinator)", err)
+		}
+		fmt.Fprintln(p.stdout, did)
+	}
+	return nil
 }
 
 // init makes the store ready and says what it did.

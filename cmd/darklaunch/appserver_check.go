@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"darklaunch/appserver/directory"
 	"darklaunch/appserver/mailbox"
 	"darklaunch/appserver/store"
 )
@@ -56,6 +57,9 @@ func (p *program) check(ctx context.Context, place storePlace, language string, 
 	for row, err := range s.Scan(ctx, store.Range{}) {
 		if err != nil {
 			return fmt.Errorf("read the users: %w", err)
+		}
+		if directory.IsDocument(row.User) || row.Fence.Flags&store.Sealed != 0 {
+			continue // no mailbox, or one that is in another cell
 		}
 		found, err := mailbox.Check(ctx, s, row.User, language)
 		if ctx.Err() != nil {

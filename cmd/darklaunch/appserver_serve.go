@@ -1,18 +1,24 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/reflection"
 
 	"darklaunch/appserver"
+	"darklaunch/appserver/action"
+	"darklaunch/appserver/cell"
 	"darklaunch/appserver/fault"
 	"darklaunch/appserver/mailbox"
+	"darklaunch/appserver/ring"
 	"darklaunch/appserver/store"
 	"darklaunch/internal/ops"
 )
@@ -20,10 +26,24 @@ import (
 const appserverServeLong = `Serve mailboxes over gRPC (messages.v1.Messages, with reflection), kept in a store.
 
 A mutation is answered when it is durable in the store. Mailboxes in use are in
-memory: reads of them need no store. With --reads strict each read first asks the
-store whether the mailbox is still this server's; without it (leased) no second
-server may have the same store, as there is nobody to say which of them serves a
-user.`
+memory: reads of them need no store.
+
+Which of a cell's servers serves a user is said by the --coordinator: local: is this
+server alone, rows: the row-store process of a small cell, zk: ZooKeeper, where
+darklaunch appserver init has made the cell. A server that gets a signal leaves the
+ring, hands its mailboxes over and only then stops. Cut off from the coordinator it
+goes on with the members that it knows, as /readyz and /api/v1/state say; that it
+may still write is for the store to say, put by put.
+
+Any server takes any call, and forwards those of users whom another serves. With
+--directory other cells too: their users are reached through it, and new users are
+placed by it. All servers of an installation have the same --reply-secret.
+
+With --reads strict each read first asks the store whether the mailbox is still this
+server's. With leased only a share does, which the cell's live configuration sets,
+and all while the coordinator has not answered for half a session; such a read may
+miss what another server has written in the moment in which a ring change was on its
+way to this one.`
 
 // serveCommand is one run of darklaunch appserver serve.
 type serveCommand struct {
@@ -33,7 +53,10 @@ type serveCommand struct {
 	cell, listen string
 	advertise    string
 	place        storePlace
-	coordinator  string
+	coordinator  coordinatorPlace
+	directory    directoryPlace
+	session      time.Duration
+	member       ring.Member
 	cache        size
 	capacity     size
 	reads        string
@@ -60,7 +83,12 @@ func (p *program) appserverServe() *cobra.Command {
 	listenVar(f, &c.listen, "listen", "127.0.0.1:7500", "serve gRPC here")
 	f.StringVar(&c.advertise, "advertise", "", "`address` by which others reach this server (default: where it listens)")
 	storeVar(f, &c.place, "store", "where mailboxes are: memory:, pebble:DIR, rows:HOST:PORT or hbase:ZOOKEEPER[,ZOOKEEPER]/TABLE")
-	f.StringVar(&c.coordinator, "coordinator", "local:", "who says which server serves a user; local: is this server alone")
+	coordinatorVar(f, &c.coordinator, coordinatorPlace{kind: "local"}, "who says which server serves a user: local:, rows:HOST:PORT or zk:HOST:PORT[,HOST:PORT]/PREFIX")
+	directoryVar(f, &c.directory)
+	durationVar(f, &c.session, "session", 4*time.Second, "how long ZooKeeper may hear nothing of this server before others take its users")
+	f.StringVar(&c.member.Name, "name", "", "`name` of this server in the ring, which its users come back to (default: --advertise)")
+	f.StringVar(&c.member.Zone, "zone", "", "`zone` that may fail as one, with the other servers in it")
+	f.IntVar(&c.member.Weight, "weight", 1, "`share` of users in relation to other servers, 1 to 100")
 	sizeVar(f, &c.cache, "cache", 256<<20, "memory for mailboxes")
 	sizeVar(f, &c.capacity, "capacity", 0, "size of a mailbox above which its user cannot send; 0B is no limit")
 	f.StringVar(&c.reads, "reads", "leased", "strict: ask the store before each read whether the mailbox is still this server's; leased: do not")
@@ -79,8 +107,6 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 	switch {
 	case c.reads != "strict" && c.reads != "leased":
 		return usageErrorf("--reads: %q is not a way to read: want strict or leased", c.reads)
-	case c.coordinator != "local:":
-		return usageErrorf("--coordinator: %q is not a coordinator: want local:", c.coordinator)
 	case c.cell == "":
 		return usageErrorf("--cell: want a name")
 	}
@@ -99,6 +125,10 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 	if !ops.Loopback(l.Addr()) {
 		s.log.Warn("whoever reaches this address can act as any user", "address", l.Addr())
 	}
+	members, err := c.join(s)
+	if err != nil {
+		return err
+	}
 	opened, err := c.place.open(ctx, s.log)
 	if err != nil {
 		return fmt.Errorf("%w (--store)", err)
@@ -108,11 +138,15 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 			err = errors.Join(err, opened.Close())
 		}
 	}()
+	routing, err := c.route(ctx, s, members)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, routing.close()) }()
 	secret := []byte(c.secret)
 	if c.secret == "" {
 		secret = []byte(rand.Text())
 	}
-	strict := c.reads == "strict"
 	var planted fault.Planted
 	if c.fault != "" {
 		if planted, err = fault.Plant(c.fault, s.registry); err != nil {
@@ -126,14 +160,20 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 	if planted.CacheBytes > 0 {
 		c.cache = size(planted.CacheBytes)
 	}
-	server, err := appserver.New(appserver.Config{
-		Name: c.advertise, Capacity: int64(c.capacity), TrustedIDs: c.trustedIDs, ReplySecret: secret, ReplyDomain: c.domain, Hooks: planted.Hooks,
+	cfg := appserver.Config{
+		Name: c.advertise, Cell: c.cell, Capacity: int64(c.capacity), TrustedIDs: c.trustedIDs, ReplySecret: secret, ReplyDomain: c.domain, Hooks: planted.Hooks,
 		Tracer: s.tracing.Tracer(), Registerer: s.registry, Log: s.log,
-		Mailboxes: mailbox.Config{
-			Store:      store.Instrument(opened, s.registry, s.tracing.Tracer()),
-			CacheBytes: int64(c.cache), Language: c.language, Strict: func() bool { return strict },
+		Bounds: func() (int, int) {
+			live := members.View().Config
+			return live.MaxInFlight, live.MaxWatches
 		},
-	})
+		Mailboxes: c.owned(members, mailbox.Config{
+			Store:      store.Instrument(opened, s.registry, s.tracing.Tracer()),
+			CacheBytes: int64(c.cache), Language: c.language,
+		}),
+	}
+	routing.configure(&cfg, members)
+	server, err := appserver.New(cfg)
 	if err != nil {
 		return usageErrorf("%w", err)
 	}
@@ -144,10 +184,15 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 	g := grpc.NewServer(options...)
 	server.Register(g)
 	reflection.Register(g)
+	s.ready = members.Ready
 	s.state = func() any {
-		return map[string]any{"cell": c.cell, "address": c.advertise, "store": c.place.String(), "reads": c.reads}
+		return map[string]any{
+			"cell": c.cell, "name": c.member.Name, "address": c.advertise, "store": c.place.String(), "reads": c.reads,
+			"coordinator": c.coordinator.String(), "directory": c.directory.String(), "ring": members.Status(),
+		}
 	}
-	return s.run(ctx,
+	return s.run(ctx, append(routing.parts(),
+		ops.Part{Name: "cell", Run: members.Run},
 		ops.Part{Name: "mailboxes", Run: server.Run},
 		ops.Part{Name: "grpc", Run: func(ctx context.Context) error {
 			served := make(chan error, 1)
@@ -158,8 +203,60 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 				return err
 			case <-ctx.Done():
 			}
+			c.leave(ctx, s, members, server)
 			server.EndStreams() // they would go on for as long as their readers like
 			g.GracefulStop()
 			return <-served
-		}})
+		}})...)
+}
+
+// join returns the cell as this server sees it, of which it is a member once that runs.
+func (c *serveCommand) join(s *service) (*cell.Cell, error) {
+	coordinator, err := c.coordinator.coordinator(c.cell, c.session, s.log)
+	if err != nil {
+		return nil, fmt.Errorf("%w (--coordinator)", err)
+	}
+	c.member.Name = cmp.Or(c.member.Name, c.advertise)
+	c.member.Addr, c.member.Build = c.advertise, buildVersion().Version
+	members, err := cell.New(coordinator, cell.Options{Name: c.cell, Member: &c.member, Registerer: s.registry, Log: s.log})
+	if err != nil {
+		return nil, usageErrorf("%w (--name, --advertise, --zone, --weight)", err)
+	}
+	return members, nil
+}
+
+// owned adds to the configuration of mailboxes whose they are.
+func (c *serveCommand) owned(members *cell.Cell, cfg mailbox.Config) mailbox.Config {
+	always := c.reads == "strict"
+	cfg.Strict = func() bool {
+		v := members.View()
+		return always || !v.Trusted || mathrand.Float64() < v.Config.StrictReads
+	}
+	if c.coordinator.kind == "local" {
+		return cfg
+	}
+	cfg.View = func() store.Ring { return members.View().At }
+	cfg.Moved = members.Changed
+	cfg.Mine = func(u action.User) bool {
+		owner, _ := members.View().Ring.Owner(string(u))
+		return owner.Name == c.member.Name && owner.Addr == c.member.Addr
+	}
+	return cfg
+}
+
+// leave takes the server out of the ring and hands its mailboxes over, in half of the
+// time there is to stop.
+func (c *serveCommand) leave(ctx context.Context, s *service, members *cell.Cell, server *appserver.Server) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(s.flags.drain/2, time.Second))
+	defer cancel()
+	err := members.Leave(ctx)
+	n := 0
+	if err == nil {
+		n, err = server.HandOver(ctx)
+	}
+	if err != nil {
+		s.log.Warn("stopping without a hand-over: the others take over when the session expires", "err", err)
+	} else if n > 0 {
+		s.log.Info("mailboxes handed over", "mailboxes", n)
+	}
 }

@@ -140,7 +140,7 @@ func TestRowStorePaused(t *testing.T) {
 	if err := first.claim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r.signal(syscall.SIGSTOP)
+	r.pause()
 	write := first.owner.Commit(1, first.tag())
 	patience, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -247,7 +247,14 @@ func TestRowStoreExitCodes(t *testing.T) {
 		{"appserver store --data " + t.TempDir() + " --listen " + addr, 1, "(--listen): the port is in use"},
 		{"appserver store --data x --min-free lots", 2, "is not a size"},
 
-		{"appserver init", 2, `"store" not set`},
+		{"appserver init", 2, "want --store, --coordinator or both"},
+		{"appserver init --coordinator zk:127.0.0.1:2181", 2, "is not a coordinator: want local:, rows:HOST:PORT or zk:HOST:PORT[,HOST:PORT]/PREFIX"},
+		{"appserver init --coordinator zk:127.0.0.1:2181/a/", 2, "is not a coordinator"},
+		{"appserver init --coordinator local:", 2, "nothing to make ready in local"},
+		{"appserver init --coordinator rows:127.0.0.1:9 --timeout 300ms", 1, "members at 127.0.0.1:9"},
+		{"appserver init --coordinator rows:" + addr, 0, ""},
+		{"appserver init --coordinator rows:" + addr + " --cells a/b", 2, "--cells:"},
+		{"appserver init --coordinator rows:" + addr + " --live " + file + "x", 1, "(--live)"},
 		{"appserver init --store memory:", 2, "nothing to make ready in memory"},
 		{"appserver init --store cassandra:x", 2, wants},
 		{"appserver init --store memory:x", 2, wants},

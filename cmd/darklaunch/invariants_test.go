@@ -653,7 +653,7 @@ func TestInvariantsOnRows(t *testing.T) {
 		w.more(20)
 	}
 	stopped := func() { // as long as callers wait, and longer
-		process.signal(syscall.SIGSTOP)
+		process.pause()
 		time.Sleep(2500 * time.Millisecond)
 		process.signal(syscall.SIGCONT)
 	}

@@ -113,8 +113,8 @@ func wantReflected(ctx context.Context, t *testing.T, conn *grpc.ClientConn, ser
 	}
 }
 
-// done runs a command to its end, which must be good, and returns its JSON.
-func done(t *testing.T, into any, args ...string) {
+// jsonOf runs a command to its end, which must be good, and returns its JSON.
+func jsonOf(t *testing.T, into any, args ...string) {
 	t.Helper()
 	code, stdout, stderr := start(t, append(args, "--json", "-")...).end()
 	if code != exitDone {
@@ -133,7 +133,7 @@ func TestImport(t *testing.T) {
 	dir := t.TempDir()
 	in, talk := filepath.Join(dir, "inbox"), filepath.Join(dir, "chat")
 	var filled legacyImportResult
-	done(t, &filled, "legacy", "import", "--data", in, "--chat", talk, "--generate", "200", "--seed", "3", "--end", "2010-11-15T12:00:00Z")
+	jsonOf(t, &filled, "legacy", "import", "--data", in, "--chat", talk, "--generate", "200", "--seed", "3", "--end", "2010-11-15T12:00:00Z")
 	if filled.Imported < 1000 || filled.Chat < 1000 {
 		t.Errorf("got %+v, want some thousand messages", filled)
 	}
@@ -159,11 +159,11 @@ func TestImport(t *testing.T) {
 	mirror := start(t, "mirror", "--listen", "127.0.0.1:0", "--live", "127.0.0.1:9", "--shadow", "127.0.0.1:10", "--sample", "50%", "--salt", "s1",
 		"--key", "header:X-User", "--mirror-unsafe", "--state", filepath.Join(dir, "mirror"), "--admin", "127.0.0.1:0")
 	var got, again importResult
-	done(t, &got, append(args, "--mirror", mirror.ready("admin"))...)
+	jsonOf(t, &got, append(args, "--mirror", mirror.ready("admin"))...)
 	if got.Users == 0 || got.Passed == 0 || got.Written == 0 || got.Written >= got.Actions || got.Seeded != got.Users || got.Inbox.ID == 0 || !got.Inbox.Closed || !got.Chat.Closed {
 		t.Errorf("got %+v, want a rest written, others passed over, all seeded", got)
 	}
-	done(t, &again, args...)
+	jsonOf(t, &again, args...)
 	if again.Written != 0 || again.Hash != got.Hash || !again.At.Equal(got.At) {
 		t.Errorf("once more: got %+v, want nothing written and hash %s", again, got.Hash)
 	}
@@ -178,7 +178,7 @@ func TestImport(t *testing.T) {
 	wantChecked(t, cell, got.Users)
 	var same compareOldResult
 	compare := []string{"appserver", "compare", "--from", in, "--from", talk, "--store", cell}
-	done(t, &same, append(compare, "--salt", "s1", "--sample", "50%")...)
+	jsonOf(t, &same, append(compare, "--salt", "s1", "--sample", "50%")...)
 	if same.Users != got.Users || same.Differing != 0 {
 		t.Errorf("compared: got %+v, want %d users the same", same, got.Users)
 	}
@@ -189,7 +189,7 @@ func TestImport(t *testing.T) {
 	parts := 0
 	for i := range 2 {
 		var part importResult
-		done(t, &part, "appserver", "import", "--from", in, "--from", talk, "--store", "pebble:"+filepath.Join(dir, "parts"), "--index", fmt.Sprint(i), "--total", "2")
+		jsonOf(t, &part, "appserver", "import", "--from", in, "--from", talk, "--store", "pebble:"+filepath.Join(dir, "parts"), "--index", fmt.Sprint(i), "--total", "2")
 		parts += part.Users
 	}
 	if parts != got.Users+got.Passed {

@@ -17,10 +17,11 @@ import (
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/client"
+	"darklaunch/appserver/directory"
 )
 
-const msgLong = `Act as a user of the messages application server at --cell. What is read or was done
-is printed as one JSON object a line. A call whose outcome is unknown is repeated
+const msgLong = `Act as a user of the messages application: by the server at --cell, or by the cell that
+--directory says the user is in. What is read or was done is printed as one JSON object a line. A call whose outcome is unknown is repeated
 under the same key within --timeout; with --key a command can be repeated by hand.
 
 An address is a user id. One with an @ in it may be meant as mail, and has to say:
@@ -31,6 +32,7 @@ type msgCommand struct {
 	program *program
 	flags   *pflag.FlagSet
 	cell    address
+	place   directoryPlace
 	user    string
 	timeout time.Duration
 
@@ -54,11 +56,11 @@ func (p *program) msg() *cobra.Command {
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	f := cmd.PersistentFlags()
-	addressVar(f, &c.cell, "cell", "a server of the cell")
+	addressVar(f, &c.cell, "cell", "a server, of any cell")
+	directoryVar(f, &c.place)
 	f.StringVar(&c.user, "as", "", "the `user` to act as")
 	durationVar(f, &c.timeout, "timeout", 10*time.Second, "how long a call may take, with its repetitions")
-	_ = cmd.MarkPersistentFlagRequired("cell") // fails for a flag that there isn't
-	_ = cmd.MarkPersistentFlagRequired("as")
+	_ = cmd.MarkPersistentFlagRequired("as") // fails for a flag that there isn't
 	cmd.AddCommand(c.commands()...)
 	return cmd
 }
@@ -166,11 +168,7 @@ func (c *msgCommand) call(ctx context.Context, name string, run func(context.Con
 	if c.key == "" {
 		c.key = "msg-" + rand.Text()
 	}
-	cfg := client.Config{Timeout: c.timeout}
-	if c.cell.TLS {
-		cfg.TLS = &tls.Config{}
-	}
-	conn, err := client.New(c.cell.HostPort, cfg)
+	conn, err := c.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -183,7 +181,31 @@ func (c *msgCommand) call(ctx context.Context, name string, run func(context.Con
 	case s.Code() == codes.InvalidArgument:
 		return usageErrorf("%s: %s", name, s.Message())
 	}
+	if c.cell.HostPort == "" {
+		return fmt.Errorf("%s: %s: %s (--directory %s)", name, s.Code(), s.Message(), c.place)
+	}
 	return fmt.Errorf("%s: %s: %s (--cell %s)", name, s.Code(), s.Message(), c.cell)
+}
+
+// connect returns a client of the one server, or of whichever serves the user.
+func (c *msgCommand) connect(ctx context.Context) (*client.Client, error) {
+	switch {
+	case (c.cell.HostPort == "") == (c.place == directoryPlace{}):
+		return nil, usageErrorf("want either --cell or --directory")
+	case c.cell.HostPort != "":
+		cfg := client.Config{Timeout: c.timeout}
+		if c.cell.TLS {
+			cfg.TLS = &tls.Config{}
+		}
+		return client.New(c.cell.HostPort, cfg)
+	}
+	keeper, err := c.place.open(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w (--directory)", err)
+	}
+	router := client.NewRouter(client.RouterConfig{
+		Directory: directory.New(keeper, directory.Config{Timeout: c.timeout}), Timeout: c.timeout, Closes: keeper})
+	return router.Client(), nil
 }
 
 func (c *msgCommand) print(v any) error {

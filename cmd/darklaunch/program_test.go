@@ -30,21 +30,21 @@ import (
 
 // A running is the program as a process of its own.
 type running struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	stdout *bufio.Reader
 	log    string // the file that stderr goes to, so that it can be read meanwhile
 }
 
 // start runs the program with args. The test ends it if it has not ended.
-func start(t *testing.T, args ...string) *running {
+func start(t testing.TB, args ...string) *running {
 	t.Helper()
 	return startBy(t, nil, args...)
 }
 
 // startBy is start by another program, which takes this one and its args as the
 // last of its own.
-func startBy(t *testing.T, by []string, args ...string) *running {
+func startBy(t testing.TB, by []string, args ...string) *running {
 	t.Helper()
 	dir := t.TempDir()
 	argv := slices.Concat(by, []string{os.Args[0]}, args)
@@ -92,6 +92,17 @@ func (r *running) signal(s os.Signal) {
 	if err := r.cmd.Process.Signal(s); err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+// pause stops the program and returns when it is stopped, which the signal alone does
+// not wait for. SIGCONT lets it go on.
+func (r *running) pause() {
+	r.t.Helper()
+	r.signal(syscall.SIGSTOP)
+	waitFor(r.t, "the program to be stopped", func() bool {
+		_, state, _ := strings.Cut(readFile(r.t, fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid)), ") ")
+		return strings.HasPrefix(state, "T")
+	})
 }
 
 // stderr is what the program has written there by now.
@@ -315,7 +326,7 @@ func TestSignals(t *testing.T) {
 	})
 }
 
-func waitFor(t *testing.T, what string, cond func() bool) {
+func waitFor(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -324,7 +335,7 @@ func waitFor(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-func readFile(t *testing.T, name string) string {
+func readFile(t testing.TB, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(name)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"darklaunch/internal/strictyaml"
+	"darklaunch/internal/testenv/browser"
 	"darklaunch/verdict/report"
 )
 
@@ -21,7 +22,7 @@ import (
 // has nothing to complain of, asks for nothing but the page, and finds hostile
 // names to be text.
 func TestReportPage(t *testing.T) {
-	browser := openTab(t)
+	tab := browser.Open(t)
 	for _, name := range []string{"mirrored", "brief", "nothing", "attack"} {
 		d, err := report.Read([]byte(readFile(t, "../../verdict/report/testdata/"+name+".json")))
 		if err != nil {
@@ -36,8 +37,8 @@ func TestReportPage(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, width := range []int{360, 1280} {
-			browser.requests = nil
-			text, picture, faults := browser.look(t, "file://"+file, width)
+			tab.Requests()
+			text, picture, faults := tab.Look(t, "file://"+file, width)
 			for _, f := range faults {
 				t.Errorf("%s, %d px: %s", name, width, f)
 			}
@@ -47,21 +48,16 @@ func TestReportPage(t *testing.T) {
 			if name == "attack" && !strings.Contains(text, "<script>alert(1)</script>") {
 				t.Errorf("%s, %d px: the hostile name is not shown as it is", name, width)
 			}
-			browser.mu.Lock()
-			if !slices.Equal(browser.requests, []string{"file://" + file}) {
-				t.Errorf("%s, %d px: the page asked for %q, want itself alone", name, width, browser.requests)
+			if asked := tab.Requests(); !slices.Equal(asked, []string{"file://" + file}) {
+				t.Errorf("%s, %d px: the page asked for %q, want itself alone", name, width, asked)
 			}
-			browser.mu.Unlock()
-			if dir := os.Getenv(artefacts); dir != "" {
+			if dir := os.Getenv(browser.Artefacts); dir != "" {
 				if err := os.WriteFile(filepath.Join(dir, "report-"+name+map[int]string{360: "-narrow", 1280: "-wide"}[width]+".png"), picture, 0o644); err != nil {
 					t.Error(err)
 				}
 			}
 		}
-		charts, err := chromedp.Run(browser.ctx, chromedp.Evaluate[int]("document.querySelectorAll('.uplot canvas').length"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		charts := browser.Eval[int](t, tab, "document.querySelectorAll('.uplot canvas').length")
 		if want := name == "mirrored"; (charts > 0) != want && name != "attack" {
 			t.Errorf("%s: got %d charts, want some: %t", name, charts, want)
 		}
@@ -71,7 +67,7 @@ func TestReportPage(t *testing.T) {
 // TestReportPageWithoutScripts holds that tables, sentences and drawings are there
 // when no script runs.
 func TestReportPageWithoutScripts(t *testing.T) {
-	browser := openTab(t)
+	tab := browser.Open(t)
 	d, err := report.Read([]byte(readFile(t, "../../verdict/report/testdata/mirrored.json")))
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +82,7 @@ func TestReportPageWithoutScripts(t *testing.T) {
 	if err := os.WriteFile(file, []byte(before+"</body>"+end), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	text, _, faults := browser.look(t, "file://"+file, 360)
+	text, _, faults := tab.Look(t, "file://"+file, 360)
 	for _, f := range faults {
 		t.Error(f)
 	}
@@ -99,18 +95,10 @@ func TestReportPageWithoutScripts(t *testing.T) {
 	folded := "[...document.querySelectorAll('details:not([open]) table')].filter(t => t.getBoundingClientRect().height > 10 && t.checkVisibility({contentVisibilityAuto: true})).length"
 	background := "getComputedStyle(document.body).backgroundColor"
 	seen := func(media emulation.SetEmulatedMediaParams) (tables int, colour string) {
-		if _, err := chromedp.Call(browser.ctx, emulation.SetEmulatedMedia, media); err != nil {
+		if _, err := chromedp.Call(tab.Ctx, emulation.SetEmulatedMedia, media); err != nil {
 			t.Fatal(err)
 		}
-		tables, err := chromedp.Run(browser.ctx, chromedp.Evaluate[int](folded))
-		if err != nil {
-			t.Fatal(err)
-		}
-		colour, err = chromedp.Run(browser.ctx, chromedp.Evaluate[string](background))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return tables, colour
+		return browser.Eval[int](t, tab, folded), browser.Eval[string](t, tab, background)
 	}
 	light := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "light"}}
 	onScreen, white := seen(emulation.SetEmulatedMediaParams{Features: light})
@@ -122,7 +110,7 @@ func TestReportPageWithoutScripts(t *testing.T) {
 	if white != "rgb(255, 255, 255)" || black == white {
 		t.Errorf("got the backgrounds %s and, in the dark, %s", white, black)
 	}
-	drawings, err := chromedp.Run(browser.ctx, chromedp.Evaluate[int]("[...document.querySelectorAll('details[open] [data-chart] svg')].filter(s => s.getBoundingClientRect().width > 100).length"))
+	drawings, err := chromedp.Run(tab.Ctx, chromedp.Evaluate[int]("[...document.querySelectorAll('details[open] [data-chart] svg')].filter(s => s.getBoundingClientRect().width > 100).length"))
 	if err != nil {
 		t.Fatal(err)
 	}

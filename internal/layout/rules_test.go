@@ -42,6 +42,11 @@ var importRules = []rule{
 		not: []string{"appserver/index", "appserver/search"},
 		why: "search builds on index, and index on action, never the other way",
 	}, {
+		who:    []string{"appserver/ring"},
+		not:    []string{"appserver/...", "api/..."},
+		except: []string{"appserver/ring"},
+		why:    "who should serve a user follows from the members alone",
+	}, {
 		who:    []string{"verdict/..."},
 		not:    []string{"mirror/..."},
 		except: []string{"mirror/translate"},
@@ -65,6 +70,11 @@ var importRules = []rule{
 		not:    []string{"appserver/...", "api/messages/..."},
 		except: []string{"appserver/legacy", "appserver/search"},
 		why:    "the old systems know nothing of the new one, but tell words as it does",
+	}, {
+		who:    []string{"dashboards/prom/...", "dashboards/rules/..."},
+		not:    []string{"..."},
+		except: []string{"dashboards/rules", "internal/..."},
+		why:    "what shows metrics knows their names, and none of the programs that have them",
 	}, {
 		who: []string{"internal/..."},
 		not: []string{"appserver/...", "mirror/...", "loadgen/...", "verdict/...", "dashboards/...", "scenarios/..."},

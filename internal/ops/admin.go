@@ -106,6 +106,14 @@ func Guard(l net.Listener, cert *tls.Certificate, token string, log *slog.Logger
 	return a.ownHost(a.guard(h))
 }
 
+// GuardReads is Guard for requests that change nothing whatever their method, as
+// a question that is posted because it is long: of any content type, if it comes
+// from nobody else's page.
+func GuardReads(l net.Listener, cert *tls.Certificate, token string, h http.Handler) http.Handler {
+	a := newAdmin(l, cert, AdminConfig{Token: token})
+	return a.ownHost(a.bearer(http.NewCrossOriginProtection().Handler(h)))
+}
+
 func newAdmin(l net.Listener, cert *tls.Certificate, cfg AdminConfig) *admin {
 	a := &admin{cfg: cfg, log: logger(cfg.Log), started: time.Now(), loopback: Loopback(l.Addr())}
 	if cert != nil {
@@ -176,12 +184,7 @@ func (a *admin) isOwn(hostport string) bool {
 // guard checks the token, and what a changing request must be.
 func (a *admin) guard(h http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if a.cfg.Token != "" && !a.hasToken(r) {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="darklaunch"`)
-			http.Error(w, "a bearer token is needed", http.StatusUnauthorized)
-			return
-		}
+	return a.bearer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if safe(r.Method) {
 			h.ServeHTTP(w, r)
 			return
@@ -195,6 +198,18 @@ func (a *admin) guard(h http.Handler) http.Handler {
 			return
 		}
 		a.log.Info("admin request", "method", r.Method, "path", r.URL.Path)
+		h.ServeHTTP(w, r)
+	}))
+}
+
+// bearer refuses requests without the token, where one is set.
+func (a *admin) bearer(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a.cfg.Token != "" && !a.hasToken(r) {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="darklaunch"`)
+			http.Error(w, "a bearer token is needed", http.StatusUnauthorized)
+			return
+		}
 		h.ServeHTTP(w, r)
 	})
 }

@@ -326,3 +326,36 @@ func TestGuard(t *testing.T) {
 		}
 	}
 }
+
+// TestGuardReads lets any method and content type in, and neither another page
+// nor one without the token.
+func TestGuardReads(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h := GuardReads(l, nil, "secret", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for _, tc := range []struct {
+		name, host, origin, token string
+		want                      int
+	}{
+		{"a form", "localhost", "", "secret", 200},
+		{"of our page", "localhost", "http://localhost", "secret", 200},
+		{"of another page", "localhost", "http://evil.example", "secret", 403},
+		{"by another name", "evil.example", "", "secret", 421},
+		{"without the token", "localhost", "", "", 401},
+	} {
+		r := httptest.NewRequest("POST", "http://"+tc.host+"/api/v1/query", strings.NewReader("query=up"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Authorization", "Bearer "+tc.token)
+		if tc.origin != "" {
+			r.Header.Set("Origin", tc.origin)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tc.want {
+			t.Errorf("%s: got %d, want %d", tc.name, w.Code, tc.want)
+		}
+	}
+}

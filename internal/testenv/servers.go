@@ -111,6 +111,22 @@ func Envoy(t testing.TB, config string) *Server {
 	})
 }
 
+// Prometheus starts Prometheus for the test on the samples in data, which it takes
+// as its own, with a configuration that names the port "http". It keeps what it
+// finds for a century.
+func Prometheus(t testing.TB, data, config string) *Server {
+	t.Helper()
+	program := Need(t, install.Prometheus)[0]
+	return configured(t, "prometheus", "prometheus.yml", "# {{addr \"http\"}}\n"+config, func(dir string, addrs map[string]string) proc.Spec {
+		return proc.Spec{
+			Path: program,
+			Args: []string{"--config.file=" + filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path=" + data,
+				"--storage.tsdb.retention.time=100y", "--web.listen-address=" + addrs["http"]},
+			Ready: func(ctx context.Context) error { return answers(ctx, "http://"+addrs["http"]+"/-/ready") },
+		}
+	})
+}
+
 // configured starts the server that spec describes, its configuration in file,
 // with a free port for each name in the text.
 func configured(t testing.TB, name, file, config string, spec func(dir string, addrs map[string]string) proc.Spec) *Server {

@@ -13,15 +13,12 @@ import (
 	"strings"
 	"time"
 
+	"darklaunch/internal/uplot"
 	"darklaunch/verdict/judge"
 )
 
-//go:embed page.html page.css page.js uplot
+//go:embed page.html page.css page.js
 var files embed.FS
-
-// uplotVersion is that of the library in uplot, as its registry's package
-// uplot-1.6.32.tgz has it.
-const uplotVersion = "1.6.32"
 
 func file(name string) string {
 	b, err := files.ReadFile(name)
@@ -92,8 +89,8 @@ func newPage(d *judge.Document) *page {
 	p := &page{
 		Doc: d, Title: title(d), Evidence: evidence(d), Block: blocks(d, 2),
 		Undecided: d.State == judge.Warming || d.State == judge.Collecting,
-		Style:     template.CSS(file("uplot/uPlot.min.css") + file("page.css")),
-		Library:   template.JS(file("uplot/uPlot.iife.min.js")),
+		Style:     template.CSS(uplot.Style + file("page.css")),
+		Library:   template.JS(uplot.Script),
 		Script:    template.JS(file("page.js")),
 		Data:      pageData{Charts: map[string]*chart{}},
 	}

