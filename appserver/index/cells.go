@@ -148,6 +148,20 @@ func (o *Overlay) Remove(qualifier []byte) {
 	o.over.Apply(Delta{{Qualifier: qualifier}})
 }
 
+// absorb takes over the cells of an overlay whose base this one is.
+func (o *Overlay) absorb(front *Overlay) {
+	for q, v := range front.over.Scan(nil, nil) {
+		switch {
+		case len(v) == 0:
+			o.Remove(q)
+		case front.fresh[string(q)]:
+			o.Add(q, v)
+		default:
+			o.Set(q, v)
+		}
+	}
+}
+
 // Delta returns what the overlay changes; the base's cells and these, applied, are
 // what the overlay shows. Its slices are the overlay's.
 func (o *Overlay) Delta() Delta {

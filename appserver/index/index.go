@@ -160,6 +160,17 @@ func (b *Batch) Apply(a action.Action) error {
 	return b.err
 }
 
+// Absorb applies what another batch has folded in front of the cells that this one
+// shows. The other is of no use afterwards. The error is the other's: nothing happened.
+func (b *Batch) Absorb(front *Batch) error {
+	if front.err != nil {
+		return front.err
+	}
+	b.absorb(front.Overlay)
+	b.version = front.version
+	return nil
+}
+
 // Fold applies actions in a batch of their own and returns its delta.
 func Fold(base Reader, schema Schema, actions []action.Action) (Delta, error) {
 	b, err := NewBatch(base, schema)
@@ -618,7 +629,8 @@ func Diff(from, to Reader) Delta {
 var ErrDiffers = errors.New("metadata differs from the log")
 
 // Check reports whether cells are what the log up to their version folds into: the
-// log may be ahead of them. ErrDiffers names the first cells that are missing, extra
+// log may be ahead of them, and have lost contents by a purge that they do not know of.
+// It goes through log twice. ErrDiffers names the first cells that are missing, extra
 // or stale, by what they are for and never by what they hold; ErrNewer, ErrCorrupt.
 func Check(log iter.Seq[action.Action], cells Reader) error {
 	v, err := VersionOf(cells)
@@ -634,7 +646,44 @@ func Check(log iter.Seq[action.Action], cells Reader) error {
 			return fmt.Errorf("cells of version %d, the log ends at %d: %w", v.Sequence, got.Sequence, ErrDiffers)
 		}
 	}
-	return Differences(cells, want)
+	var purged []string // since
+	for a := range log {
+		if d, ok := a.Do.(*action.Purged); ok && a.Sequence > v.Sequence {
+			purged = append(purged, d.Messages...)
+		}
+	}
+	if len(purged) == 0 {
+		return Differences(cells, want)
+	}
+	got, err := without(cells, purged)
+	if err != nil {
+		return err
+	}
+	wanted, err := without(want, purged)
+	if err != nil {
+		return err
+	}
+	return Differences(got, wanted)
+}
+
+// without returns cells in which messages have no contents.
+func without(cells Reader, ids []string) (Reader, error) {
+	v, err := Open(cells)
+	if err != nil {
+		return nil, err
+	}
+	o := NewOverlay(cells)
+	for _, id := range ids {
+		m, err := v.Message(id)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil {
+			m.Whole, m.Snippet = false, ""
+			o.Set(sequenced(cellMessage, m.Sequence), encode(m.walk))
+		}
+	}
+	return o, nil
 }
 
 // Differences returns nil if got has the cells of want; else ErrDiffers, with their

@@ -186,6 +186,8 @@ type Mutation struct {
 	// them will have. An error of it is Mutate's, and nothing is done. It may be called
 	// more than once, must not wait, and is only to use the view until it returns.
 	Decide func(v index.View, first uint64, now action.Time) ([]action.Do, error)
+
+	strip []action.Action // records that lose their contents by it
 }
 
 // Done says what a mutation came to.
@@ -336,7 +338,9 @@ func (b *box) idle() {
 }
 
 // lag reports whether there is something to flush. The caller holds b.mu.
-func (b *box) lag() bool { return !b.since.IsZero() || b.outbox.stale() }
+func (b *box) lag() bool {
+	return len(b.repair) > 0 || b.meta.Len() > 0 || b.keys.Len() > 0 || b.outbox.stale()
+}
 
 // recent is the newest actions of a mailbox that were read or written. It is bounded
 // by bytes, and safe for concurrent use.
@@ -366,9 +370,10 @@ func weight(a action.Action) int64 {
 func (r *recent) add(a action.Action) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.actions.Contains(a.Sequence) {
-		r.bytes += weight(a)
+	if old, ok := r.actions.Peek(a.Sequence); ok { // from before a purge, maybe
+		r.bytes -= weight(old)
 	}
+	r.bytes += weight(a)
 	r.actions.Add(a.Sequence, a)
 	for r.bytes > maxRecent && r.actions.Len() > 1 {
 		_, old, _ := r.actions.RemoveOldest()

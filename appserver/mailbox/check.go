@@ -52,7 +52,8 @@ func check(row store.Row, analyzer *search.Analyzer) (c Checked, err error) {
 		return c, fmt.Errorf("%w: the fence says %d actions, the log has %d", ErrCorrupt, row.Fence.Seq, c.Actions)
 	}
 	cells, words := index.NewCells(indexCells(row.Of(store.Metadata))...), index.NewCells(indexCells(row.Of(store.Keywords))...)
-	if cells.Len() == 0 && words.Len() == 0 {
+	// Without a version they are there in part, and made anew when they are loaded.
+	if cells.Get([]byte{versionCell}) == nil || words.Get([]byte{versionCell}) == nil {
 		c.Lag = c.Actions
 		return c, nil
 	}
@@ -78,4 +79,30 @@ func check(row store.Row, analyzer *search.Analyzer) (c Checked, err error) {
 	w, err := search.VersionOf(words)
 	c.Lag = c.Actions - min(v.Sequence, w.Sequence)
 	return c, err
+}
+
+// Outdated reports whether a row has metadata of an older schema than index.Latest, or
+// metadata or keywords that are written in part: Flush makes them anew.
+func Outdated(ctx context.Context, s store.Store, user string) (bool, error) {
+	version := func(f store.Family) store.Span {
+		return store.Span{Family: f, From: []byte{versionCell}, To: []byte{versionCell + 1}, Limit: 1}
+	}
+	row, err := s.Read(ctx, user, version(store.Metadata), version(store.Keywords))
+	if err != nil {
+		return false, fmt.Errorf("read: %w", err)
+	}
+	for _, f := range []store.Family{store.Metadata, store.Keywords} {
+		if len(row.Of(f)) > 0 {
+			continue
+		}
+		part, err := s.Read(ctx, user, store.Span{Family: f, Limit: 1})
+		if err != nil {
+			return false, fmt.Errorf("read: %w", err)
+		}
+		if len(part.Cells) > 0 {
+			return true, nil
+		}
+	}
+	v, err := index.VersionOf(index.NewCells(indexCells(row.Of(store.Metadata))...))
+	return v.Schema != 0 && v.Schema < index.Latest, err
 }

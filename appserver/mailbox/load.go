@@ -100,11 +100,14 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 				return fmt.Errorf("begin a mailbox: %w", err)
 			}
 		}
-		view := row.Fence.Ring
-		if b.p.cfg.View != nil {
+		claim, view := owner.Claim, row.Fence.Ring
+		switch {
+		case b.p.cfg.Job:
+			claim = owner.Force
+		case b.p.cfg.View != nil:
 			view = b.p.cfg.View()
 		}
-		w, err := owner.Claim(row.Fence, view, newTag())
+		w, err := claim(row.Fence, view, newTag())
 		if errors.Is(err, fence.ErrSealed) {
 			moved, err := movedTo(ctx, b.p.cfg.Store, string(b.user))
 			if err != nil {
@@ -315,11 +318,15 @@ func (b *box) fold(cells, words *index.Cells, end uint64, logged *[]action.Actio
 	return nil
 }
 
+// versionCell is where metadata and keywords have their versions: without one they are
+// made anew when they are loaded.
+const versionCell = 'v'
+
 // repair returns what turns the cells of a family into others, in an order in which
 // they may be put piece by piece: without their version while that is under way, so
 // that a load in between begins anew.
 func repair(f store.Family, from, to *index.Cells) []store.Cell {
-	version := []byte{'v'} // of index and of search
+	version := []byte{versionCell}
 	cells := []store.Cell{{Family: f, Qualifier: version}}
 	for _, c := range index.Diff(from, to) {
 		if string(c.Qualifier) != string(version) {

@@ -93,6 +93,9 @@ type Config struct {
 	// Moved returns a channel that is closed when Mine may have changed. Mailboxes that
 	// are another's are handed over then. Nil: it never does.
 	Moved func() <-chan struct{}
+	// Job: the pool is an offline job's. It claims a row by whichever ring that was
+	// claimed, so that any server takes it back as soon as it is asked for it.
+	Job bool
 	// Deliver brings an entry of a mailbox's outbox to its recipient, and returns when
 	// the recipient's mailbox holds it durably. It is repeated until it returns nil, so
 	// that it must not matter how often. Nil: there are no deliveries.

@@ -68,8 +68,10 @@ func (b *box) writeOne() (more bool) {
 // commit is one put and those who wait for it.
 type commit struct {
 	actions []action.Action
+	ahead   *index.Batch // in which they are folded, in front of the box's meta
 	entries []action.Entry
 	cells   []store.Cell
+	strip   []action.Action // that lose their contents
 	waiting []waiting
 
 	meta     index.Delta // flushed with it
@@ -105,6 +107,7 @@ func (b *box) decide(ops []*mutation) *commit {
 	meta := b.meta
 	b.mu.RUnlock()
 	ahead, err := index.NewBatch(meta, b.p.cfg.Schema)
+	c.ahead = ahead
 	for i, m := range ops {
 		if err == nil && len(c.cells) > 0 && bytesOf(c.cells) > maxPutBytes {
 			b.putBack(ops[i:])
@@ -169,6 +172,11 @@ func (b *box) decideOne(c *commit, ahead *index.Batch, m *mutation) error {
 			cells = append(cells, store.Cell{Family: store.Outbox, Qualifier: e.Qualifier(), Value: e.Value()})
 		}
 	}
+	stripped, err := b.stripped(m.strip)
+	if err != nil {
+		m.finish(Done{}, fmt.Errorf("mailbox of %s: %w", b.user, err))
+		return nil
+	}
 	for _, a := range actions {
 		if err := ahead.Apply(a); err != nil {
 			m.finish(Done{}, fmt.Errorf("mailbox of %s: %w: %w", b.user, ErrCorrupt, err))
@@ -176,7 +184,8 @@ func (b *box) decideOne(c *commit, ahead *index.Batch, m *mutation) error {
 		}
 	}
 	c.actions = append(c.actions, actions...)
-	c.cells = append(c.cells, cells...)
+	c.cells = append(append(c.cells, cells...), stripped...)
+	c.strip = append(c.strip, m.strip...)
 	c.entries = append(c.entries, entries...)
 	c.waiting = append(c.waiting, waiting{m, Done{Last: actions[len(actions)-1]}})
 	return nil
@@ -229,7 +238,7 @@ func (b *box) flush(c *commit) {
 	defer b.mu.Unlock()
 	due := b.flushing || len(b.repair) > 0 && len(c.actions) == 0 ||
 		b.meta.Version().Sequence-flushed(b.cells) >= uint64(b.p.cfg.FlushActions) || b.meta.Bytes()+b.keys.Bytes() > maxPutBytes
-	if !due {
+	if !due || len(c.strip) > 0 { // whose put takes the keywords' version away
 		return
 	}
 	c.settled = b.outbox.settled()
@@ -327,12 +336,17 @@ func (b *box) apply(c *commit) int64 {
 		b.since = time.Now()
 	}
 	b.outbox.remove(c.settled)
-	for _, a := range c.actions {
-		must(b.meta.Apply(a)) // as it was applied before, in front of the same
+	if len(c.actions) > 0 {
+		must(b.meta.Absorb(c.ahead))
 		view, err := index.Open(b.meta)
 		must(err)
-		must(b.keys.Apply(a, view))
-		b.log.add(a)
+		for _, a := range c.actions {
+			must(b.keys.Apply(a, view))
+			b.log.add(a)
+		}
+	}
+	if len(c.strip) > 0 {
+		b.strip(c.strip)
 	}
 	for _, e := range c.entries {
 		b.outbox.add(b.p, e)

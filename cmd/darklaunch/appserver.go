@@ -30,7 +30,7 @@ func (p *program) appserver() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.appserverServe(), p.appserverStore(), p.appserverInit(), p.appserverCheck(), p.appserverImport(), p.appserverCompare())
+	cmd.AddCommand(p.appserverServe(), p.appserverStore(), p.appserverInit(), p.appserverCheck(), p.appserverPurge(), p.appserverRebuild(), p.appserverImport(), p.appserverCompare())
 	return cmd
 }
 

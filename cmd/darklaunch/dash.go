@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	_ "embed"
 	"errors"
 	"fmt"
 	"net"
@@ -18,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"darklaunch/dashboards/board"
 	"darklaunch/dashboards/prom"
 	"darklaunch/dashboards/rules"
 	"darklaunch/internal/ops"
@@ -127,6 +127,10 @@ func (c *dashCommand) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	page, err := c.board()
+	if err != nil {
+		return err
+	}
 	l, cert, err := c.open()
 	if err != nil {
 		return err
@@ -144,9 +148,9 @@ func (c *dashCommand) run(ctx context.Context) error {
 		api, conditions = server.Handler(), server.Conditions
 		parts = append(parts, ops.Part{Name: "prometheus", Run: server.Run})
 	}
-	d := &dash{passed: passed, own: conditions, version: buildVersion()}
+	d := &dash{passed: passed, own: conditions, version: buildVersion(), log: s.log}
 	s.state = func() any { return d.state() }
-	handler := d.handler(api, c.board(), ops.Metrics(s.registry, s.ready), guards{
+	handler := d.handler(api, page, ops.Metrics(s.registry, s.ready), guards{
 		change: func(h http.Handler) http.Handler { return ops.Guard(l, cert, c.token, s.log, h) },
 		read:   func(h http.Handler) http.Handler { return ops.GuardReads(l, cert, c.token, h) },
 		open:   func(h http.Handler) http.Handler { return ops.GuardReads(l, cert, "", h) },
@@ -336,18 +340,11 @@ func (c *dashCommand) authorities() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-//go:embed dash.html
-var dashPage []byte
-
-// board is what is served at /: THE place to mount the board.
-func (c *dashCommand) board() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/" {
-			http.NotFound(w, r)
-			return
-		}
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
-		_, _ = w.Write(dashPage)
-	})
+// board is the page at /.
+func (c *dashCommand) board() (http.Handler, error) {
+	cfg := board.Config{Verdict: c.verdict.HostPort != "", Scrape: c.interval}
+	if c.mirror.HostPort != "" {
+		cfg.Mirror = board.AllActions()
+	}
+	return board.New(cfg)
 }

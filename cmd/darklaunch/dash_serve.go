@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"darklaunch/dashboards/board"
 	"darklaunch/dashboards/prom"
 )
 
@@ -38,6 +39,7 @@ type dash struct {
 	passed  []*passedOn
 	own     func() []prom.Condition // of the built-in Prometheus
 	version versionResult
+	log     *slog.Logger
 }
 
 // dashState is what is wrong, in words; schemas/dash-state.schema.json describes it.
@@ -64,7 +66,11 @@ func (d *dash) handler(api, board http.Handler, metrics *http.ServeMux, g guards
 			api = p
 			continue
 		}
-		mux.Handle(p.prefix+"/", http.StripPrefix(p.prefix, p))
+		var to http.Handler = p
+		if p.name == "mirror" {
+			to = d.switches(p)
+		}
+		mux.Handle(p.prefix+"/", http.StripPrefix(p.prefix, to))
 	}
 	mux.HandleFunc("GET /darklaunch/state", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, http.StatusOK, d.state()) })
 	mux.Handle("/api/v1/", api)
@@ -80,6 +86,19 @@ func (d *dash) handler(api, board http.Handler, metrics *http.ServeMux, g guards
 		default:
 			guarded.ServeHTTP(w, r)
 		}
+	})
+}
+
+// switches passes what changes a mirror on as the board's actions: those alone, and
+// each with a line in the log.
+func (d *dash) switches(mirror http.Handler) http.Handler {
+	actions := board.Actions(board.AllActions(), d.log, mirror)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			mirror.ServeHTTP(w, r)
+			return
+		}
+		actions.ServeHTTP(w, r)
 	})
 }
 

@@ -15,11 +15,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // AdminConfig is what an admin listener shows and allows.
@@ -129,7 +131,7 @@ func newAdmin(l net.Listener, cert *tls.Certificate, cfg AdminConfig) *admin {
 // default registry, /healthz, and /readyz by ready.
 func Metrics(reg *prometheus.Registry, ready func() error) *http.ServeMux {
 	mux := http.NewServeMux()
-	both := prometheus.Gatherers{reg, prometheus.DefaultGatherer}
+	both := prometheus.Gatherers{reg, prometheus.GathererFunc(byDefault)}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(both, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -142,6 +144,14 @@ func Metrics(reg *prometheus.Registry, ready func() error) *http.ServeMux {
 		fmt.Fprintln(w, "ok")
 	})
 	return mux
+}
+
+// byDefault gathers what libraries register by themselves: the runtime, the process,
+// HBase's client. The packages of an embedded Prometheus do so in every program that
+// links them, also where it does not run.
+func byDefault() ([]*dto.MetricFamily, error) {
+	families, err := prometheus.DefaultGatherer.Gather()
+	return slices.DeleteFunc(families, func(f *dto.MetricFamily) bool { return strings.HasPrefix(f.GetName(), "prometheus_") }), err
 }
 
 type admin struct {

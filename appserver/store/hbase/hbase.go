@@ -40,7 +40,8 @@ type Config struct {
 	// ReadTimeout is for how long a region server may be silent while calls to it
 	// are open, before its connection is given up. It is well below Timeout: gohbase
 	// pushes it back with every call that it sends, so that it only passes once
-	// all callers wait. Zero means 1.5s.
+	// all callers wait. It is also when the client itself comes under suspicion, and
+	// another is tried. Zero means 1.5s.
 	ReadTimeout time.Duration
 
 	// Log gets what an operator should know. Nil means nobody.
@@ -74,6 +75,7 @@ type Store struct {
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg.withDefaults(), table: []byte(cfg.Table)}
 	s.clients.fresh = func() gohbase.Client { return dial(s.cfg) }
+	s.clients.look = s.look
 	s.clients.open(s.cfg)
 	if _, err := s.Read(ctx, "?"); err != nil {
 		if errors.Is(err, gohbase.TableNotFound) {
@@ -117,7 +119,7 @@ func (s *Store) Put(ctx context.Context, user string, cur, next store.Fence, cel
 	if cur != (store.Fence{}) {
 		expected = cur.AppendFence(nil)
 	}
-	written, err := do(ctx, &s.clients, func(ctx context.Context, c gohbase.Client) (bool, error) {
+	written, err := do(ctx, &s.clients, store.RowKey(user), func(ctx context.Context, c gohbase.Client) (bool, error) {
 		// Acknowledged means on the disks, not in the memory of the data nodes.
 		put, err := hrpc.NewPut(ctx, s.table, store.RowKey(user), values, hrpc.Durability(hrpc.FsyncWal))
 		if err != nil {
@@ -213,13 +215,23 @@ func split(spans []store.Span) (whole, parts []store.Span) {
 // get gets the families of spans; those of a filter alone, else with the fence.
 func (s *Store) get(ctx context.Context, user string, spans []store.Span, columns filter.Filter) (*hrpc.Result, error) {
 	options := s.query(spans, columns)
-	return do(ctx, &s.clients, func(ctx context.Context, c gohbase.Client) (*hrpc.Result, error) {
+	return do(ctx, &s.clients, store.RowKey(user), func(ctx context.Context, c gohbase.Client) (*hrpc.Result, error) {
 		get, err := hrpc.NewGet(ctx, s.table, store.RowKey(user), options...)
 		if err != nil {
 			return nil, err
 		}
 		return c.Get(get)
 	})
+}
+
+// look reads next to nothing of a row.
+func (s *Store) look(ctx context.Context, c gohbase.Client, row []byte) error {
+	get, err := hrpc.NewGet(ctx, s.table, row, s.query(nil, nil)...)
+	if err != nil {
+		return err
+	}
+	_, err = c.Get(get)
+	return err
 }
 
 func (s *Store) query(spans []store.Span, columns filter.Filter) []func(hrpc.Call) error {

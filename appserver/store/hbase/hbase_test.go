@@ -32,10 +32,11 @@ func table(t testing.TB, regions int) hbase.Config {
 	t.Helper()
 	srv := real.Standalone(t, real.Shared)
 	cfg := hbase.Config{
-		Quorum:  srv.Quorum,
-		Table:   fmt.Sprintf("store-%d", time.Now().UnixNano()),
-		Timeout: 20 * time.Second, // other packages' tests run beside this
-		Log:     slog.New(slog.DiscardHandler),
+		Quorum:      srv.Quorum,
+		Table:       fmt.Sprintf("store-%d", time.Now().UnixNano()),
+		Timeout:     20 * time.Second, // other packages' tests run beside this
+		ReadTimeout: 10 * time.Second,
+		Log:         slog.New(slog.DiscardHandler),
 	}
 	for _, want := range []bool{true, false} {
 		if created, err := hbase.Create(t.Context(), cfg, regions); err != nil || created != want {

@@ -1,6 +1,7 @@
 package hbase
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +55,8 @@ func (s *Store) Scan(ctx context.Context, r store.Range, spans ...store.Span) it
 // batch returns the first rows of r, fewer than scanRows if there are no more.
 func (s *Store) batch(ctx context.Context, r store.Range, spans []store.Span) ([]store.Row, error) {
 	options := append(s.query(spans, nil), hrpc.NumberOfRows(scanRows))
-	return do(ctx, &s.clients, func(ctx context.Context, c gohbase.Client) ([]store.Row, error) {
+	within := append(bytes.Clone(r.From), 0)
+	return do(ctx, &s.clients, within, func(ctx context.Context, c gohbase.Client) ([]store.Row, error) {
 		scan, err := hrpc.NewScanRange(ctx, s.table, r.From, r.To, options...)
 		if err != nil {
 			return nil, err

@@ -73,6 +73,7 @@ func (l layout) site() []property {
 		{"hbase.security.authentication", "simple"},
 		{"hbase.lease.recovery.first.pause", "500"},
 		{"hbase.lease.recovery.pause", "300"},
+		{"hbase.lease.recovery.dfs.timeout", "4000"}, // until it is tried again; 64s by default
 		{"hbase.regionserver.msginterval", "1000"},
 		{"hbase.rpc.timeout", "2000"},
 		{"hbase.client.pause", "50"},
