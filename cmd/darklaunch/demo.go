@@ -152,6 +152,7 @@ type demoPlaces struct {
 	MirrorInbox, MirrorChat, MirrorAdmin      string
 	Board                                     string
 	Operations, Frequent                      []string
+	Mail                                      bool // real mails: some have one time, and no order that both systems keep
 	Users                                     int
 	Seed                                      uint64
 	Settle, Measure, MinDuration, MaxDuration time.Duration
@@ -180,7 +181,7 @@ func (c *demoCommand) newDemo() (*demo, error) {
 	d.crew = &crew{supervisor: []string{self, "gate", "supervise"}, self: self, logs: filepath.Join(d.dir, "logs")}
 	const settle = 10 * time.Second
 	d.at = demoPlaces{
-		Dir: d.dir, Salt: "demo", Sample: fmt.Sprintf("%dppm", c.sample), Users: c.users, Seed: c.seed,
+		Dir: d.dir, Mail: c.mail != "", Salt: "demo", Sample: fmt.Sprintf("%dppm", c.sample), Users: c.users, Seed: c.seed,
 		Settle: settle, Measure: c.length - settle, MinDuration: c.length - settle - 5*time.Second, MaxDuration: c.length + 30*time.Second,
 		Operations: []string{
 			"GET /threads", "GET /threads/{thread}", "GET /search", "GET /count", "POST /messages", "POST /threads/{thread}/read", "POST /threads/{thread}/move",
