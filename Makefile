@@ -16,6 +16,10 @@ help: ## list the targets
 build: ## build bin/darklaunch
 	$(GO) build -buildvcs=auto -o bin/darklaunch ./cmd/darklaunch
 
+.PHONY: demo
+demo: build $(if $(filter corpus,$(MAIL)),corpus) ## rehearse a dark launch on this machine; MAIL=corpus or MAIL=DIR for real mails
+	bin/darklaunch demo $(if $(MAIL),--mail $(MAIL))
+
 .PHONY: setup
 setup: bin/testenv ## install what the tests need and is missing: Debian packages as root, the rest into the cache directory
 	bin/testenv setup

@@ -9,10 +9,12 @@ import (
 	"strings"
 )
 
-//go:embed *.yaml *.binpb translate
+//go:embed *.yaml *.binpb demo translate
 var files embed.FS
 
-// FS holds NAME.yaml of every built-in scenario, and what these name.
+// FS holds NAME.yaml of every built-in scenario, and what these name; in translate/ the
+// rules between the old systems and the new one; and in demo/ what a demo is
+// configured by.
 func FS() fs.FS { return files }
 
 // Names are the built-in scenarios, sorted.

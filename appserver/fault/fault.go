@@ -117,7 +117,7 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // large says that an answer has a body of more than a few lines.
 func large(r *messagesv1.GetThreadResponse) bool {
-	return slices.ContainsFunc(r.GetMessages(), func(m *messagesv1.Message) bool { return len(m.GetBody()) > 2000 })
+	return slices.ContainsFunc(r.GetMessages(), func(m *messagesv1.Message) bool { return len(m.GetBody()) > 1000 })
 }
 
 // hot says that a user is one of the two thirds whose mailboxes share a lock.

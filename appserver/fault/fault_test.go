@@ -109,8 +109,8 @@ func TestSlow(t *testing.T) {
 	}{
 		{"slow-search", &messagesv1.SearchRequest{}, thread(1), slow},
 		{"slow-search", &messagesv1.GetThreadRequest{}, thread(1), 0},
-		{"slow-large", &messagesv1.GetThreadRequest{}, thread(2001), slow},
-		{"slow-large", &messagesv1.GetThreadRequest{}, thread(2000), 0},
+		{"slow-large", &messagesv1.GetThreadRequest{}, thread(1001), slow},
+		{"slow-large", &messagesv1.GetThreadRequest{}, thread(1000), 0},
 		{"slow-after-flush", &messagesv1.GetThreadRequest{}, thread(1), slow},
 	} {
 		synctest.Test(t, func(t *testing.T) {

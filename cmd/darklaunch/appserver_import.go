@@ -24,6 +24,7 @@ import (
 	"darklaunch/appserver/legacy/migrate"
 	"darklaunch/appserver/store"
 	"darklaunch/mirror/sample"
+	"darklaunch/mirror/translate"
 )
 
 const appserverImportLong = `Bring users of the old Inbox and Chat into a cell: what --from holds (the data of servers
@@ -71,7 +72,18 @@ func (c *importFlags) check(f *pflag.FlagSet) error {
 
 // takes reports whether a user is to be imported by this job.
 func (c *importFlags) takes(user string) bool {
-	return migrate.Part(user, c.index, c.total) && sample.Bucket(c.salt, user) < int32(c.sample)
+	return migrate.Part(user, c.index, c.total) && c.sampled(user)
+}
+
+func (c *importFlags) sampled(user string) bool { return sample.Bucket(c.salt, user) < int32(c.sample) }
+
+// name is what the cell calls a user, as rules of translation do: who is not in the
+// sample has no mailbox there and is a ghost.
+func (c *importFlags) name(user string) string {
+	if c.sampled(user) {
+		return user
+	}
+	return translate.GhostPrefix + user
 }
 
 // old opens the old data. close lets go of them.
@@ -98,11 +110,11 @@ func (c *importFlags) old() (o *migrate.Old, at time.Time, close func() error, e
 			at = t
 		}
 	}
-	o, err = migrate.NewOld(x, talk)
-	if err != nil {
-		err = errors.Join(err, close())
+	if o, err = migrate.NewOld(x, talk); err != nil {
+		return nil, at, nil, errors.Join(err, close())
 	}
-	return o, at, close, err
+	o.Name = c.name
+	return o, at, close, nil
 }
 
 // openOld opens a directory as what it is.

@@ -61,7 +61,7 @@ line or a file is wrong; 10 the verdict is fail; 11 it is inconclusive.`,
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	for _, sub := range append([]subcommand{(*program).version, (*program).schema, (*program).load, (*program).mirror, (*program).appserver, (*program).verdict, (*program).gate, (*program).cell, (*program).msg, (*program).legacy, (*program).dash}, more...) {
+	for _, sub := range append([]subcommand{(*program).version, (*program).schema, (*program).load, (*program).mirror, (*program).appserver, (*program).verdict, (*program).gate, (*program).cell, (*program).msg, (*program).legacy, (*program).dash, (*program).demo}, more...) {
 		root.AddCommand(sub(p))
 	}
 	root.InitDefaultHelpCmd()

@@ -22,6 +22,9 @@ import (
 type Old struct {
 	Inbox *inbox.Inbox
 	Chat  *chat.Chat
+	// Name is what the cell calls a user: another name for who has no mailbox there. Nil:
+	// everybody has the same name in both.
+	Name func(user string) string
 
 	conversations map[string][]string // by user
 }
@@ -83,11 +86,16 @@ type letter struct {
 	deleted bool
 }
 
-func user(u string) action.Participant { return action.Participant{User: action.User(u)} }
+func (o *Old) user(u string) action.Participant {
+	if o.Name != nil {
+		u = o.Name(u)
+	}
+	return action.Participant{User: action.User(u)}
+}
 
-func users(all []string) (to []action.Participant) {
+func (o *Old) users(all []string) (to []action.Participant) {
 	for _, u := range all {
-		to = append(to, user(u))
+		to = append(to, o.user(u))
 	}
 	return to
 }
@@ -104,7 +112,7 @@ func (o *Old) threads(u string) (all []*conversation, err error) {
 			return nil, fmt.Errorf("read the Inbox: %w", err)
 		}
 		for i := range copies {
-			all = append(all, ofInbox(&copies[i]))
+			all = append(all, o.ofInbox(&copies[i]))
 		}
 	}
 	for _, id := range o.conversations[u] {
@@ -112,18 +120,18 @@ func (o *Old) threads(u string) (all []*conversation, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the Chat: %w", err)
 		}
-		all = append(all, ofChat(id, messages))
+		all = append(all, o.ofChat(id, messages))
 	}
 	return all, nil
 }
 
-func ofInbox(c *inbox.Copy) *conversation {
+func (o *Old) ofInbox(c *inbox.Copy) *conversation {
 	thread := legacy.Name(legacy.Inbox, c.ID)
-	v := &conversation{thread: thread, subject: c.Subject, folder: folders[c.Folder], members: states(c.Members)}
+	v := &conversation{thread: thread, subject: c.Subject, folder: folders[c.Folder], members: o.states(c.Members)}
 	for _, l := range c.Letters {
 		old, _ := legacy.ParseID(l.ID)
-		v.letters = append(v.letters, letter{old: old, to: users(l.To), read: l.Read, deleted: l.Deleted, Message: action.Message{
-			Thread: thread, ID: legacy.Name(legacy.Inbox, l.ID), Author: user(l.From), Channel: action.ChannelMessage, Time: timeOf(l.Time),
+		v.letters = append(v.letters, letter{old: old, to: o.users(l.To), read: l.Read, deleted: l.Deleted, Message: action.Message{
+			Thread: thread, ID: legacy.Name(legacy.Inbox, l.ID), Author: o.user(l.From), Channel: action.ChannelMessage, Time: timeOf(l.Time),
 			Reply: l.ID != c.ID, Body: l.Body}})
 	}
 	return v
@@ -131,7 +139,7 @@ func ofInbox(c *inbox.Copy) *conversation {
 
 // states are members as every copy of the thread knows them: who joined together has
 // one stamp.
-func states(members []inbox.Member) (all []action.MemberState) {
+func (o *Old) states(members []inbox.Member) (all []action.MemberState) {
 	var joins []int64
 	for _, m := range members {
 		joins = append(joins, m.Joined)
@@ -140,22 +148,22 @@ func states(members []inbox.Member) (all []action.MemberState) {
 	joins = slices.Compact(joins)
 	for _, m := range members {
 		stamp, _ := slices.BinarySearch(joins, m.Joined)
-		all = append(all, action.MemberState{Stamp: uint64(stamp) + 1, By: user(m.By),
-			Member: action.Member{Participant: user(m.User), Kind: action.MemberCellUser, Joined: timeOf(m.Joined), AddedBy: user(m.By)}})
+		all = append(all, action.MemberState{Stamp: uint64(stamp) + 1, By: o.user(m.By),
+			Member: action.Member{Participant: o.user(m.User), Kind: action.MemberCellUser, Joined: timeOf(m.Joined), AddedBy: o.user(m.By)}})
 	}
 	return all
 }
 
 // ofChat is a conversation. It was read, as far as Chat knows of reading.
-func ofChat(id string, messages []chat.Message) *conversation {
+func (o *Old) ofChat(id string, messages []chat.Message) *conversation {
 	a, b, _ := chat.Users(id)
 	first := messages[0]
 	thread := legacy.Name(legacy.Chat, id)
 	v := &conversation{thread: thread, folder: action.FolderInbox,
-		members: states([]inbox.Member{{User: a, Joined: first.Time, By: first.From}, {User: b, Joined: first.Time, By: first.From}})}
+		members: o.states([]inbox.Member{{User: a, Joined: first.Time, By: first.From}, {User: b, Joined: first.Time, By: first.From}})}
 	for i, m := range messages {
-		v.letters = append(v.letters, letter{old: m.ID, to: users([]string{m.To}), read: true, Message: action.Message{
-			Thread: thread, ID: legacy.Name(legacy.Chat, legacy.FormatID(m.ID)), Author: user(m.From), Channel: action.ChannelChat,
+		v.letters = append(v.letters, letter{old: m.ID, to: o.users([]string{m.To}), read: true, Message: action.Message{
+			Thread: thread, ID: legacy.Name(legacy.Chat, legacy.FormatID(m.ID)), Author: o.user(m.From), Channel: action.ChannelChat,
 			Time: timeOf(m.Time), Reply: i > 0, Body: m.Body}})
 	}
 	return v
@@ -186,7 +194,7 @@ func (o *Old) Log(u string) ([]action.Action, error) {
 		return cmp.Or(cmp.Compare(a.Time, b.Time), cmp.Compare(a.thread, b.thread), cmp.Compare(a.old, b.old))
 	})
 	l := &log{}
-	self := user(u)
+	self := o.user(u)
 	for _, e := range all {
 		if e.letter == &e.letters[0] {
 			l.add(e.Channel, &action.ThreadCreated{Thread: e.thread, Subject: e.subject, Folder: e.folder, Members: e.members})
