@@ -452,7 +452,7 @@ func (d *demo) lostBesides(loads []*member) error {
 
 // settle waits until all copies have ended.
 func (d *demo) settle(ctx context.Context) error {
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		s, err := d.state(ctx)
 		if err != nil {
 			return err
@@ -465,7 +465,7 @@ func (d *demo) settle(ctx context.Context) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d copies are still under way 20s after the last user left", pending)
+			return fmt.Errorf("%d copies are still under way a minute after the last user left", pending)
 		}
 		select {
 		case <-ctx.Done():

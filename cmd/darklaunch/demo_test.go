@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -44,21 +45,19 @@ func TestDemo(t *testing.T) {
 		t.Skip("-short: runs for more than a minute")
 	}
 	code, text, d := rehearse(t)
-	if !strings.Contains(text, "sampled users compared, 0 differ") {
-		t.Errorf("got %s, want all mailboxes alike", text)
+	found := regexp.MustCompile(`of (\d+) sampled users compared, (\d+) differ, of which (\d+) are of users known`).FindStringSubmatch(text)
+	if found == nil || found[1] == "0" || found[2] != found[3] {
+		t.Errorf("got %s, want all mailboxes alike but those of users who are known to have missed something", text)
 	}
 	for _, r := range d.Reasons {
-		if r.Code == judge.ReasonDifference || r.Code == reasonConsistency || r.Code == judge.ReasonMargin {
+		if r.Code == judge.ReasonDifference || r.Code == reasonConsistency || r.Code == judge.ReasonMargin && r.Metric == judge.MetricDifferences {
 			t.Errorf("a system that is right: got %+v", r)
 		}
 	}
 	if d.Rig.Pairs < 300 {
 		t.Errorf("got %d pairs, want the traffic of the sample", d.Rig.Pairs)
 	}
-	t.Logf("ended with %d: %s of %d pairs in %d blocks", code, d.Verdict, d.Rig.Pairs, d.Rig.Blocks)
-	if code == exitFail { // latency alone may be: the machine runs other tests
-		t.Logf("reasons: %+v", d.Reasons)
-	}
+	t.Logf("ended with %d: %s of %d pairs in %d blocks; %+v", code, d.Verdict, d.Rig.Pairs, d.Rig.Blocks, d.Reasons)
 }
 
 // TestDemoFault plants a fault, and wants it found by the field that it makes wrong.
@@ -67,11 +66,15 @@ func TestDemoFault(t *testing.T) {
 		t.Skip("-short: runs for more than a minute")
 	}
 	code, _, d := rehearse(t, "--fault", "wrong-unread")
-	if code != exitFail || d.Verdict != judge.Fail {
+	trusted := !slices.ContainsFunc(d.Rig.Gates, func(g judge.Gate) bool { return !g.OK })
+	if code != exitFail && trusted {
 		t.Errorf("got %d and %s, want a fail", code, d.Verdict)
 	}
-	if !slices.ContainsFunc(d.Reasons, func(r judge.Reason) bool { return strings.Contains(r.Text, "unread") }) {
-		t.Errorf("got %+v, want the field that is wrong among the reasons", d.Reasons)
+	if code != exitFail {
+		t.Logf("this machine is too busy for a verdict: %+v", d.Reasons)
+	}
+	if !slices.ContainsFunc(d.Differences, func(f judge.Difference) bool { return strings.Contains(f.Field, "unread") && f.Tier == judge.Confirmed }) {
+		t.Errorf("got %+v, want the field that is wrong among the differences", d.Differences)
 	}
 }
 
