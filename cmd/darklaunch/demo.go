@@ -208,24 +208,28 @@ func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out.text(), forma
 func (d *demo) data(name string) string { return filepath.Join(d.dir, "data", name) }
 
 func (d *demo) run(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{d.oldSystems, d.newSystem, d.mirrored, d.load} {
-		if err := step(ctx); err != nil {
-			if ctx.Err() != nil {
-				return &codedError{exitInconclusive, fmt.Errorf("the demo was cut short: %w", context.Cause(ctx))}
-			}
-			return err
-		}
+	doc, err := d.rehearse(ctx)
+	if ctx.Err() != nil {
+		return &codedError{exitInconclusive, fmt.Errorf("the demo was cut short: %w", context.Cause(ctx))}
 	}
-	doc, err := d.verdict(ctx)
 	if err != nil {
 		return err
 	}
 	told := d.program.tellVerdict(d.out, doc, d.reports(), undecidedCode)
 	if d.linger {
-		d.say("everything runs on; interrupt to end it. The board: http://%s", d.at.Board)
+		d.say("the rest runs on; interrupt to end it. The board: http://%s", d.at.Board)
 		<-ctx.Done()
 	}
 	return told
+}
+
+func (d *demo) rehearse(ctx context.Context) (*judge.Document, error) {
+	for _, step := range []func(context.Context) error{d.oldSystems, d.newSystem, d.mirrored, d.load} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return d.verdict(ctx)
 }
 
 func (d *demo) reports() string {
@@ -242,7 +246,11 @@ func (d *demo) oldSystems(ctx context.Context) error {
 	if d.mail != "" {
 		fill = []string{"legacy", "import", "--data", d.data("inbox"), "--chat", d.data("chat"), "--mail", d.mail}
 	}
-	d.say("old systems: an Inbox and a Chat with the data of %d users, and a control of each", d.users)
+	whose := fmt.Sprintf("the data of %d users", d.users)
+	if d.mail != "" {
+		whose = "the mails of " + d.mail
+	}
+	d.say("old systems: an Inbox and a Chat with %s, and a control of each", whose)
 	if err := d.crew.do(ctx, "legacy-import", fill...); err != nil {
 		return err
 	}
