@@ -41,6 +41,7 @@ test: setup check ## everything, the real servers too
 chaos: setup ## many more schedules of faults on mailboxes, simulated and on real stores; minutes
 	$(GO) test ./appserver/mailbox -run TestSchedules -schedules 10000 -timeout 30m -v
 	DARKLAUNCH_FULL=1 bin/testenv run -- $(GO) test ./cmd/darklaunch -run 'TestInvariants|TestServerKilled|TestRowStore' -count 5 -timeout 60m -v
+	DARKLAUNCH_FULL=1 $(GO) test ./cmd/darklaunch -run TestDemoFaults -timeout 60m -v
 
 .PHONY: bench
 bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on two idle cores

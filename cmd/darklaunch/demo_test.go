@@ -78,6 +78,30 @@ func TestDemoFault(t *testing.T) {
 	}
 }
 
+// TestDemoFaults plants each fault, and wants it found with its symptom among the first
+// three reasons.
+func TestDemoFaults(t *testing.T) {
+	if os.Getenv("DARKLAUNCH_FULL") == "" {
+		t.Skip("set DARKLAUNCH_FULL=1: runs for a quarter of an hour on a machine that does nothing else")
+	}
+	faults, err := demoFaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range faults {
+		t.Run(f.Name, func(t *testing.T) {
+			code, _, d := rehearse(t, "--fault", f.Name, "--for", "90s")
+			first := d.Reasons[:min(3, len(d.Reasons))]
+			t.Logf("%d: %+v", code, first)
+			if code != exitFail || !slices.ContainsFunc(first, func(r judge.Reason) bool {
+				return strings.Contains(strings.Join([]string{r.Code, r.Metric, r.Route, r.Text}, " "), f.Symptom)
+			}) {
+				t.Errorf("got %d and %+v, want a fail with %q among the first reasons", code, first, f.Symptom)
+			}
+		})
+	}
+}
+
 // TestDemoInterrupted ends a demo in its middle, and wants nothing left of it.
 func TestDemoInterrupted(t *testing.T) {
 	if testing.Short() {
