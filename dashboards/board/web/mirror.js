@@ -47,6 +47,7 @@ class MirrorView {
 
   draw() {
     const s = this.state;
+    const had = document.activeElement?.closest("#switches, #sampling") ?? this.lost;
     render(this.chip, [!!this.board.mirror, s?.enabled, s?.off, s?.sample?.sample_ppm, !!this.trouble], () => {
       this.chip.className = "chip " + (!s || this.trouble ? "none" : s.enabled ? "on" : "off");
       if (!this.board.mirror) return "No mirror";
@@ -56,6 +57,12 @@ class MirrorView {
     render(this.switches, [s?.enabled, this.pending], () => this.onAndOff());
     render(this.sampling, [s?.enabled, s?.sample?.sample_ppm, this.pending], () => this.upAndDown());
     render(this.node, [s, this.trouble, this.board.mirror], () => this.parts(s));
+    // The button that had the focus may have become another one, or can't have it for now.
+    this.lost = null;
+    if (!had || document.activeElement !== document.body) return;
+    const next = had.querySelector("button:not(:disabled)");
+    if (next) next.focus();
+    else this.lost = had;
   }
 
   button(name, text, action) {
@@ -114,7 +121,6 @@ class MirrorView {
   }
 
   async act(what, method, path, value, done) {
-    const place = document.activeElement?.closest("#switches, #sampling");
     this.pending = what;
     this.draw();
     try {
@@ -125,8 +131,6 @@ class MirrorView {
     this.pending = null;
     await this.poll();
     this.draw();
-    // The button that was pressed has become another one.
-    if (document.activeElement === document.body) place?.querySelector("button")?.focus();
   }
 
   async kill() {
@@ -151,8 +155,9 @@ class MirrorView {
 
 // confirmed asks, and says whether the answer was yes.
 const confirmed = (title, text, yes, tone) => new Promise(answer => {
-  const dialog = byId("confirm");
-  dialog.returnValue = "";
+  // A new one each time: that the last one was closed may not have been told yet.
+  const last = byId("confirm"), dialog = last.cloneNode(false);
+  last.replaceWith(dialog);
   dialog.replaceChildren(el("form", {method: "dialog"}, el("h2", {id: "confirm-title"}, title), el("p", {}, text),
     el("div", {class: "buttons"}, el("button", {value: "no", class: "quiet"}, "Cancel"), el("button", {value: "yes", class: tone, autofocus: true}, yes))));
   dialog.addEventListener("close", () => answer(dialog.returnValue === "yes"), {once: true});
