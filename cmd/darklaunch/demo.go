@@ -135,28 +135,36 @@ func demoFaults() ([]demoFault, error) {
 // demo is a demo under way.
 type demo struct {
 	*demoCommand
-	crew  *crew
-	dir   string // of everything
-	temp  bool   // dir is to be removed
-	at    demoPlaces
-	begun time.Time
+	crew *crew
+	dir  string // of everything
+	temp bool   // dir is to be removed
+	at   demoPlaces
 }
 
-// demoPlaces are what configurations are filled in with.
+// demoPlaces are where everything is, once it is there.
 type demoPlaces struct {
-	Dir, Salt, Sample                         string
-	Inbox, Chat, InboxControl, ChatControl    string // the old systems
-	Rows                                      string
-	Cell                                      []string // servers of the new system
-	CellMetrics, LegacyMetrics                []string
-	Verdict, VerdictAdmin                     string
-	MirrorInbox, MirrorChat, MirrorAdmin      string
-	Board                                     string
-	Operations, Frequent                      []string
-	Mail                                      bool // real mails: some have one time, and no order that both systems keep
-	Users                                     int
-	Seed                                      uint64
-	Settle, Measure, MinDuration, MaxDuration time.Duration
+	Inbox, Chat, InboxControl, ChatControl string // the old systems
+	Rows                                   string
+	Cell                                   string // a server of the new system
+	Verdict, VerdictAdmin                  string
+	MirrorInbox, MirrorChat, MirrorAdmin   string
+	Board                                  string
+	Metrics                                []string // NAME=ADDR, as dash takes them
+}
+
+// demoSalt names the demo's experiment.
+const demoSalt = "demo"
+
+// demoSettle is how long users are at work before it counts.
+const demoSettle = 10 * time.Second
+
+// demoJudged is what the verdict's configuration is filled in with.
+type demoJudged struct {
+	Dir                      string
+	Operations               []string // that have a limit of their own
+	Frequent                 []string // of them, those with enough calls to tell a tail
+	Mail                     bool     // real mails: some have one time, and no order that both systems keep
+	MinDuration, MaxDuration time.Duration
 }
 
 func (c *demoCommand) newDemo() (*demo, error) {
@@ -174,22 +182,12 @@ func (c *demoCommand) newDemo() (*demo, error) {
 	if d.dir, err = filepath.Abs(d.dir); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"logs", "data"} {
+	for _, sub := range []string{"logs", "data", "config"} {
 		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o755); err != nil {
 			return nil, usageErrorf("--out: %w", err)
 		}
 	}
 	d.crew = &crew{supervisor: []string{self, "gate", "supervise"}, self: self, logs: filepath.Join(d.dir, "logs")}
-	const settle = 10 * time.Second
-	d.at = demoPlaces{
-		Dir: d.dir, Mail: c.mail != "", Salt: "demo", Sample: fmt.Sprintf("%dppm", c.sample), Users: c.users, Seed: c.seed,
-		Settle: settle, Measure: c.length - settle, MinDuration: c.length - settle - 5*time.Second, MaxDuration: c.length + 30*time.Second,
-		Operations: []string{
-			"GET /threads", "GET /threads/{thread}", "GET /search", "GET /count", "POST /messages", "POST /threads/{thread}/read", "POST /threads/{thread}/move",
-			"DELETE /threads/{thread}", "/legacy.chat.v1.Chat/Send", "/legacy.chat.v1.Chat/History",
-		},
-		Frequent: []string{"GET /threads", "GET /threads/{thread}"},
-	}
 	return d, nil
 }
 
@@ -204,6 +202,9 @@ func (d *demo) close() {
 
 // say tells what is happening.
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out.text(), format+"\n", args...) }
+
+// share is the sample as commands take it.
+func (d *demo) share() string { return fmt.Sprintf("%dppm", d.sample) }
 
 func (d *demo) data(name string) string { return filepath.Join(d.dir, "data", name) }
 
@@ -278,7 +279,7 @@ func (d *demo) oldSystems(ctx context.Context) error {
 			return err
 		}
 		*s.addr = at[s.service]
-		d.at.LegacyMetrics = append(d.at.LegacyMetrics, s.name+"="+at["metrics"])
+		d.at.Metrics = append(d.at.Metrics, s.name+"="+at["metrics"])
 	}
 	return nil
 }
@@ -292,7 +293,7 @@ func (d *demo) newSystem(ctx context.Context) error {
 	d.at.Rows = at["rows"]
 	d.say("new system: importing the sampled %d.%d %% of the users into a cell that nobody sees", d.sample/10_000, d.sample%10_000/1000)
 	if err := d.crew.do(ctx, "import", "appserver", "import", "--from", d.data("inbox-import"), "--from", d.data("chat-import"),
-		"--store", "rows:"+d.at.Rows, "--salt", d.at.Salt, "--sample", d.at.Sample); err != nil {
+		"--store", "rows:"+d.at.Rows, "--salt", demoSalt, "--sample", d.share()); err != nil {
 		return err
 	}
 	for i := range 2 {
@@ -306,8 +307,8 @@ func (d *demo) newSystem(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		d.at.Cell = append(d.at.Cell, at["grpc"])
-		d.at.CellMetrics = append(d.at.CellMetrics, name+"="+at["metrics"])
+		d.at.Cell = at["grpc"]
+		d.at.Metrics = append(d.at.Metrics, name+"="+at["metrics"])
 	}
 	for _, f := range d.faults {
 		d.say("new system: faulty on purpose, %s", f)
@@ -317,26 +318,35 @@ func (d *demo) newSystem(ctx context.Context) error {
 
 // mirrored starts verdict, mirror and board.
 func (d *demo) mirrored(ctx context.Context) error {
-	config, err := d.configs()
+	for _, name := range []string{"inbox.yaml", "chat.yaml", "differences.yaml", "legacy.binpb"} {
+		text, err := fs.ReadFile(scenarios.FS(), "translate/"+name)
+		if err != nil {
+			return err
+		}
+		if _, err := d.config(name, text); err != nil {
+			return err
+		}
+	}
+	judged, err := d.verdictConfig()
 	if err != nil {
 		return err
 	}
-	at, err := d.crew.start(ctx, "verdict", []string{"verdict", "admin"}, "verdict", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config", config("verdict.yaml"))
+	at, err := d.crew.start(ctx, "verdict", []string{"verdict", "admin"}, "verdict", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config", judged)
 	if err != nil {
 		return err
 	}
 	d.at.Verdict, d.at.VerdictAdmin = at["verdict"], at["admin"]
-	if config, err = d.configs(); err != nil { // now that the verdict's address is known
+	copied, err := d.mirrorConfig()
+	if err != nil {
 		return err
 	}
-	at, err = d.crew.start(ctx, "mirror", []string{"inbox", "chat", "admin"}, "mirror", "--config", config("mirror.yaml"), "--admin", "127.0.0.1:0")
-	if err != nil {
+	if at, err = d.crew.start(ctx, "mirror", []string{"inbox", "chat", "admin"}, "mirror", "--config", copied, "--admin", "127.0.0.1:0"); err != nil {
 		return err
 	}
 	d.at.MirrorInbox, d.at.MirrorChat, d.at.MirrorAdmin = at["inbox"], at["chat"], at["admin"]
 	dash := []string{"dash", "--listen", "127.0.0.1:0", "--data", d.data("prometheus"), "--verdict", d.at.Verdict, "--mirror", d.at.MirrorAdmin,
-		"--scrape", "mirror=" + d.at.MirrorAdmin, "--scrape", "verdict=" + d.at.VerdictAdmin}
-	for _, m := range slices.Concat(d.at.CellMetrics, d.at.LegacyMetrics) {
+		"--scrape", "verdict=" + d.at.VerdictAdmin}
+	for _, m := range d.at.Metrics {
 		dash = append(dash, "--scrape", m)
 	}
 	if at, err = d.crew.start(ctx, "dash", []string{"dash"}, dash...); err != nil {
@@ -348,59 +358,55 @@ func (d *demo) mirrored(ctx context.Context) error {
 	return nil
 }
 
-// configs writes the configurations as far as addresses are known, and returns where
-// one is. The mirror's is that of scenarios/translate with the demo's addresses.
-func (d *demo) configs() (func(name string) string, error) {
-	dir := filepath.Join(d.dir, "config")
-	for _, name := range []string{"demo/verdict.yaml.tmpl", "translate/mirror.yaml", "translate/differences.yaml", "translate/inbox.yaml", "translate/chat.yaml", "translate/legacy.binpb"} {
-		text, err := fs.ReadFile(scenarios.FS(), name)
-		if err != nil {
-			return nil, err
-		}
-		name = filepath.Base(name)
-		switch name {
-		case "verdict.yaml.tmpl":
-			t, err := template.New(name).Option("missingkey=error").Parse(string(text))
-			if err != nil {
-				return nil, err
-			}
-			var b bytes.Buffer
-			if err := t.Execute(&b, d.at); err != nil {
-				return nil, err
-			}
-			name, text = "verdict.yaml", b.Bytes()
-		case "mirror.yaml":
-			text = d.mirrorConfig(string(text), dir)
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("write the demo's configurations: %w", err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return nil, fmt.Errorf("write the demo's configurations: %w", err)
-		}
+// config writes a configuration, and returns where it is.
+func (d *demo) config(name string, text []byte) (string, error) {
+	file := filepath.Join(d.dir, "config", name)
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return "", fmt.Errorf("write the demo's configuration: %w", err)
 	}
-	return func(name string) string { return filepath.Join(dir, name) }, nil
+	return file, nil
 }
 
-// mirrorConfig puts the demo's addresses in place of the programs' defaults.
-func (d *demo) mirrorConfig(text, dir string) []byte {
-	cell := ""
-	if len(d.at.Cell) > 0 {
-		cell = d.at.Cell[0]
+func (d *demo) verdictConfig() (string, error) {
+	t, err := template.ParseFS(scenarios.FS(), "demo/verdict.yaml.tmpl")
+	if err != nil {
+		return "", err
 	}
-	text = strings.NewReplacer(
-		"127.0.0.1:7500", cell,
+	var b bytes.Buffer
+	err = t.Execute(&b, demoJudged{
+		Dir: d.dir, Mail: d.mail != "", MinDuration: d.length - demoSettle - 5*time.Second, MaxDuration: d.length + 30*time.Second,
+		Operations: []string{
+			"GET /threads", "GET /threads/{thread}", "GET /search", "GET /count", "POST /messages", "POST /threads/{thread}/read", "POST /threads/{thread}/move",
+			"DELETE /threads/{thread}", "/legacy.chat.v1.Chat/Send", "/legacy.chat.v1.Chat/History",
+		},
+		Frequent: []string{"GET /threads", "GET /threads/{thread}"},
+	})
+	if err != nil {
+		return "", err
+	}
+	return d.config("verdict.yaml", b.Bytes())
+}
+
+// mirrorConfig is that of scenarios/translate with the demo's addresses in place of
+// the programs' defaults.
+func (d *demo) mirrorConfig() (string, error) {
+	text, err := fs.ReadFile(scenarios.FS(), "translate/mirror.yaml")
+	if err != nil {
+		return "", err
+	}
+	here := strings.NewReplacer(
+		"127.0.0.1:7500", d.at.Cell,
 		"127.0.0.1:7701", d.at.Inbox, "127.0.0.1:7721", d.at.InboxControl, "127.0.0.1:7711", "127.0.0.1:0",
 		"127.0.0.1:7702", d.at.Chat, "127.0.0.1:7722", d.at.ChatControl, "127.0.0.1:7712", "127.0.0.1:0",
-		"scenarios/translate/", dir+"/", "sample: 10%", "sample: "+d.at.Sample,
-	).Replace(text)
-	return fmt.Appendf(nil, "%s\n# The demo's own.\nsalt: %s\nstate: %s\nverdict: %s\n", text, d.at.Salt, d.data("mirror"), d.at.Verdict)
+		"scenarios/translate/", filepath.Join(d.dir, "config")+"/", "sample: 10%", "sample: "+d.share(),
+	).Replace(string(text))
+	return d.config("mirror.yaml", fmt.Appendf(nil, "%s\n# The demo's own.\nsalt: %s\nstate: %s\nverdict: %s\n", here, demoSalt, d.data("mirror"), d.at.Verdict))
 }
 
 // load lets the users work, and tells how it goes.
 func (d *demo) load(ctx context.Context) error {
 	d.say("load: %d users at work for %v", d.users, d.length)
-	d.begun = time.Now()
+	begun := time.Now()
 	var loads []*member
 	for name, target := range map[string]string{"inbox": d.at.MirrorInbox, "chat": d.at.MirrorChat} {
 		scenario, err := d.scenario(name)
@@ -432,7 +438,7 @@ func (d *demo) load(ctx context.Context) error {
 				return err
 			}
 			if s, err := d.state(ctx); err == nil {
-				line.show("%3.0fs  %d users sampled  copies %d sent, %d pending, %d tainted", time.Since(d.begun).Seconds(), s.Sample.Sampled, s.Copies[lanes.Shadow].Sent, s.Copies[lanes.Shadow].Pending, s.Copies[lanes.Shadow].Tainted)
+				line.show("%3.0fs  %d users sampled  copies %d sent, %d pending, %d tainted", time.Since(begun).Seconds(), s.Sample.Sampled, s.Copies[lanes.Shadow].Sent, s.Copies[lanes.Shadow].Pending, s.Copies[lanes.Shadow].Tainted)
 			}
 		}
 	}
@@ -443,13 +449,8 @@ func (d *demo) load(ctx context.Context) error {
 // takes, and returns where it is.
 func (d *demo) scenario(name string) (string, error) {
 	rate := map[string]string{"inbox": "28/s", "chat": "8/s"}[name]
-	file := filepath.Join(d.dir, "config", "load-"+name+".yaml")
-	text := fmt.Sprintf("apiVersion: load/v1\nextends: old-%s\npopulation: {users: %d}\narrivals:\n  curve:\n    - {phase: settle, for: %v, hold: %s}\n    - {phase: measure, for: %v, hold: %s}\n",
-		name, d.users, d.at.Settle, rate, d.at.Measure, rate)
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		return "", fmt.Errorf("write the demo's load: %w", err)
-	}
-	return file, nil
+	return d.config("load-"+name+".yaml", fmt.Appendf(nil, "apiVersion: load/v1\nextends: old-%s\npopulation: {users: %d}\narrivals:\n  curve:\n    - {phase: settle, for: %v, hold: %s}\n    - {phase: measure, for: %v, hold: %s}\n",
+		name, d.users, demoSettle, rate, d.length-demoSettle, rate))
 }
 
 // lostBesides is the first process that ended by itself, but for those that may.
@@ -486,7 +487,7 @@ func (d *demo) settle(ctx context.Context) error {
 // verdict is the judgement of the whole run, and of the mailboxes at its end.
 func (d *demo) verdict(ctx context.Context) (*judge.Document, error) {
 	var doc judge.Document
-	if err := d.ask(ctx, "http://"+d.at.Verdict+"/api/v1/verdict?comparison="+d.at.Salt+"&running", &doc); err != nil {
+	if err := d.ask(ctx, "http://"+d.at.Verdict+"/api/v1/verdict?comparison="+demoSalt+"&running", &doc); err != nil {
 		return nil, fmt.Errorf("ask the verdict: %w", err)
 	}
 	if err := d.consistent(ctx, &doc); err != nil {
@@ -503,7 +504,7 @@ func (d *demo) consistent(ctx context.Context, doc *judge.Document) error {
 	d.crew.end("chat")
 	file := filepath.Join(d.dir, "consistency.json")
 	err := d.crew.do(ctx, "compare", "appserver", "compare", "--from", d.data("inbox"), "--from", d.data("chat"),
-		"--store", "rows:"+d.at.Rows, "--salt", d.at.Salt, "--sample", d.at.Sample, "--json", file)
+		"--store", "rows:"+d.at.Rows, "--salt", demoSalt, "--sample", d.share(), "--json", file)
 	var found compareOldResult
 	if text, readErr := os.ReadFile(file); readErr != nil {
 		return errors.Join(err, readErr)
