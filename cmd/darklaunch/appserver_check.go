@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -78,14 +77,7 @@ func (p *program) check(ctx context.Context, place storePlace, language string, 
 	if err := out.result(r); err != nil {
 		return err
 	}
-	users := make([]string, 0, len(r.Broken))
-	for u := range r.Broken {
-		users = append(users, u)
-	}
-	slices.Sort(users)
-	for _, u := range users {
-		fmt.Fprintf(out.text(), "%s: %s\n", u, r.Broken[u])
-	}
+	tellBroken(out.text(), r.Broken)
 	fmt.Fprintf(out.text(), "%d mailboxes, %d actions; %d with metadata behind the log, %d broken\n", r.Users, r.Actions, r.Lagging, len(r.Broken))
 	if len(r.Broken) > 0 {
 		return fmt.Errorf("%d of %d mailboxes differ from their logs", len(r.Broken), r.Users)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -84,6 +85,22 @@ func (c *importFlags) name(user string) string {
 		return user
 	}
 	return translate.GhostPrefix + user
+}
+
+// open opens the old data and the cell's store. close lets go of both.
+func (c *importFlags) open(ctx context.Context) (o *migrate.Old, s store.Store, at time.Time, close func() error, err error) {
+	o, at, closeOld, err := c.old()
+	if err != nil {
+		return nil, nil, at, nil, err
+	}
+	s, err = c.place.open(ctx, nil)
+	if err != nil {
+		return nil, nil, at, nil, errors.Join(fmt.Errorf("%w (--store)", err), closeOld())
+	}
+	return o, s, at, func() error {
+		s.Close() // as nothing waits to be written
+		return closeOld()
+	}, nil
 }
 
 // old opens the old data. close lets go of them.
@@ -193,16 +210,11 @@ func (p *program) appserverImport() *cobra.Command {
 }
 
 func (p *program) importOld(ctx context.Context, c *importFlags, mirror address, token string, out *output) (err error) {
-	o, at, closeOld, err := c.old()
+	o, s, at, closeBoth, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeOld()) }()
-	s, err := c.place.open(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("%w (--store)", err)
-	}
-	defer s.Close()
+	defer func() { err = errors.Join(err, closeBoth()) }()
 	r := importResult{Schema: "appserver-import/v1", At: at.UTC(), Index: c.index, Total: c.total, Broken: map[string]string{}}
 	if o.Inbox != nil {
 		position := o.Inbox.Position()
@@ -233,13 +245,9 @@ func (p *program) importOld(ctx context.Context, c *importFlags, mirror address,
 	return nil
 }
 
+// tellBroken prints what is wrong by user, a line each.
 func tellBroken(w io.Writer, broken map[string]string) {
-	var users []string
-	for u := range broken {
-		users = append(users, u)
-	}
-	slices.Sort(users)
-	for _, u := range users {
+	for _, u := range slices.Sorted(maps.Keys(broken)) {
 		fmt.Fprintf(w, "%s: %s\n", u, broken[u])
 	}
 }
@@ -307,31 +315,32 @@ func seed(ctx context.Context, to address, token string, users []string, at time
 		if token != "" {
 			r.Header.Set("Authorization", "Bearer "+token)
 		}
-		n, err := seeded(client, r)
-		if clean += n; err != nil {
+		var answer struct {
+			Clean int `json:"clean"`
+		}
+		if err := exchangeJSON(client, r, &answer); err != nil {
 			return clean, err
 		}
+		clean += answer.Clean
 	}
 	return clean, nil
 }
 
-func seeded(client *http.Client, r *http.Request) (clean int, err error) {
-	a, err := client.Do(r)
+// exchangeJSON makes a request and reads the JSON that answers it.
+func exchangeJSON(client *http.Client, r *http.Request, into any) error {
+	resp, err := client.Do(r)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer a.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(a.Body, 1<<16))
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if a.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("%s: %s", a.Status, strings.TrimSpace(string(text)))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %s", r.URL, resp.Status, bytes.TrimSpace(text[:min(len(text), 200)]))
 	}
-	var answer struct {
-		Clean int `json:"clean"`
-	}
-	return answer.Clean, json.Unmarshal(text, &answer)
+	return json.Unmarshal(text, into)
 }
 
 // compareOldResult is the machine form of appserver compare.
@@ -377,16 +386,11 @@ func (p *program) compareOld(ctx context.Context, c *importFlags, file string, o
 		}
 		users = strings.Fields(string(text))
 	}
-	o, _, closeOld, err := c.old()
+	o, s, _, closeBoth, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeOld()) }()
-	s, err := c.place.open(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("%w (--store)", err)
-	}
-	defer s.Close()
+	defer func() { err = errors.Join(err, closeBoth()) }()
 	if file == "" {
 		if users, err = o.Users(); err != nil {
 			return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -102,14 +101,7 @@ func (j *rowsJob) tell(out *output, machine any, r rowsResult, text string) erro
 	if err := out.result(machine); err != nil {
 		return err
 	}
-	users := make([]string, 0, len(r.Failed))
-	for u := range r.Failed {
-		users = append(users, u)
-	}
-	slices.Sort(users)
-	for _, u := range users {
-		fmt.Fprintf(out.text(), "%s: %s\n", u, r.Failed[u])
-	}
+	tellBroken(out.text(), r.Failed)
 	fmt.Fprintf(out.text(), "%s; %d of %d mailboxes changed, %d failed\n", text, r.Done, r.Users, len(r.Failed))
 	if len(r.Failed) > 0 {
 		return fmt.Errorf("%d of %d mailboxes failed: run it again", len(r.Failed), r.Users)

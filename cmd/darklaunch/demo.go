@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -135,10 +134,11 @@ func demoFaults() ([]demoFault, error) {
 // demo is a demo under way.
 type demo struct {
 	*demoCommand
-	crew *crew
-	dir  string // of everything
-	temp bool   // dir is to be removed
-	at   demoPlaces
+	client *http.Client // for what runs on this machine
+	crew   *crew
+	dir    string // of everything
+	temp   bool   // dir is to be removed
+	at     demoPlaces
 }
 
 // demoPlaces are where everything is, once it is there.
@@ -172,7 +172,7 @@ func (c *demoCommand) newDemo() (*demo, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{demoCommand: c, dir: c.dir}
+	d := &demo{demoCommand: c, dir: c.dir, client: &http.Client{Timeout: 10 * time.Second}}
 	if d.dir == "" {
 		if d.dir, err = os.MkdirTemp("", "darklaunch-demo-"); err != nil {
 			return nil, fmt.Errorf("make a directory for the demo: %w", err)
@@ -556,7 +556,7 @@ func (d *demo) post(ctx context.Context, url string, body, into any) error {
 		return err
 	}
 	r.Header.Set("Content-Type", "application/json")
-	return d.exchange(r, into)
+	return exchangeJSON(d.client, r, into)
 }
 
 // state is the mirror's.
@@ -579,23 +579,5 @@ func (d *demo) ask(ctx context.Context, url string, into any) error {
 	if err != nil {
 		return err
 	}
-	return d.exchange(r, into)
-}
-
-func (d *demo) exchange(r *http.Request, into any) error {
-	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
-	defer cancel()
-	resp, err := http.DefaultClient.Do(r.WithContext(ctx))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s: %s", r.URL, resp.Status, bytes.TrimSpace(b[:min(len(b), 200)]))
-	}
-	return json.Unmarshal(b, into)
+	return exchangeJSON(d.client, r, into)
 }
