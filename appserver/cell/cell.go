@@ -42,6 +42,7 @@ import (
 
 	"darklaunch/appserver/ring"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/pause"
 )
 
 // What coordinators and sessions return, wrapped.
@@ -248,7 +249,7 @@ func (c *Cell) Leave(ctx context.Context) error {
 
 // Run follows the cell until ctx ends, and leaves it then. It returns nil.
 func (c *Cell) Run(ctx context.Context) error {
-	pause := c.opts.Tick / 4
+	wait := c.opts.Tick / 4
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := c.session(ctx)
@@ -256,11 +257,11 @@ func (c *Cell) Run(ctx context.Context) error {
 			break
 		}
 		c.lost(err)
-		if time.Since(began) > 10*pause {
-			pause = c.opts.Tick / 4
+		if time.Since(began) > 10*wait {
+			wait = c.opts.Tick / 4
 		}
-		sleep(ctx, pause)
-		pause = min(2*pause, 4*c.opts.Tick)
+		_ = pause.For(ctx, wait) // the loop sees that ctx has ended
+		wait = min(2*wait, 4*c.opts.Tick)
 	}
 	return nil
 }
@@ -496,13 +497,4 @@ func DecodeMember(name string, b []byte) (ring.Member, error) {
 	}
 	m := ring.Member{Name: name, Addr: r.Addr, Build: r.Build, Zone: r.Zone, Weight: r.Weight}
 	return m, m.Check()
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

@@ -24,6 +24,7 @@ import (
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/cell"
 	"darklaunch/appserver/directory"
+	"darklaunch/internal/pause"
 )
 
 // RouterConfig says what a Router goes by.
@@ -365,7 +366,7 @@ func (r *Router) judge(ctx context.Context, user string, ring bool, err error) v
 // do makes attempts until one is final or time is up. local serves a call that is the
 // Router's own server's; nil where there is none. key is the call's idempotency key.
 func (r *Router) do(ctx context.Context, user, key string, local func(context.Context) error, remote remote) error {
-	pause, begun := firstPause, false
+	backoff, begun := firstPause, false
 	for again := false; ; again = true {
 		addr, ring, err := r.target(ctx, user)
 		v := elsewhere
@@ -406,13 +407,13 @@ func (r *Router) do(ctx context.Context, user, key string, local func(context.Co
 		begun = begun || v == unknown
 		wait := time.Duration(0)
 		if again || v == unknown || p == nil { // the first answer of where to go is followed at once
-			wait = pause/2 + rand.N(pause/2+1)
-			pause = min(2*pause, lastPause)
+			wait = backoff/2 + rand.N(backoff/2+1)
+			backoff = min(2*backoff, lastPause)
 		}
 		if v == unknown {
 			wait = max(wait, p.budget.spend())
 		}
-		if left, ok := ctx.Deadline(); ok && time.Until(left) < wait+wait/8 || sleep(ctx, wait) != nil {
+		if left, ok := ctx.Deadline(); ok && time.Until(left) < wait+wait/8 || pause.For(ctx, wait) != nil {
 			return giveUp(key, begun, err)
 		}
 	}
@@ -652,17 +653,6 @@ func (s *stream) first(ctx context.Context, p *peer, m any) (grpc.ClientStream, 
 	err = opened.RecvMsg(m)
 	header, _ := opened.Header() // as there was an answer, or its end
 	return opened, header, err
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // budget bounds how often a server gets a call again, after an answer that may mean

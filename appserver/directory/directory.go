@@ -35,6 +35,8 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/zeebo/xxh3"
+
+	"darklaunch/internal/pause"
 )
 
 // What the methods of Directory return, wrapped.
@@ -156,7 +158,7 @@ func (d *Directory) Run(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			d.warn("cells", "directory cannot be followed, going by what is known", "err", err)
-			sleep(ctx, time.Second)
+			_ = pause.For(ctx, time.Second) // the loop sees that ctx has ended
 		}
 	}
 	return nil
@@ -535,13 +537,4 @@ func (d *Directory) calm(what string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.warned.Remove(what)
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

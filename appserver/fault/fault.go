@@ -22,6 +22,7 @@ import (
 	"darklaunch/appserver"
 	"darklaunch/appserver/action"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/pause"
 )
 
 // How long what is slow takes.
@@ -67,7 +68,7 @@ func Plant(name string, reg prometheus.Registerer) (Planted, error) {
 	}
 	wait := func(ctx context.Context, d time.Duration) {
 		work.Inc()
-		sleep(ctx, d)
+		_ = pause.For(ctx, d) // a call that ended waits no longer
 	}
 	switch name {
 	case "slow-search":
@@ -106,15 +107,6 @@ func Plant(name string, reg prometheus.Registerer) (Planted, error) {
 	}[name]}, nil
 }
 
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
 // large says that an answer has a body of more than a few lines.
 func large(r *messagesv1.GetThreadResponse) bool {
 	return slices.ContainsFunc(r.GetMessages(), func(m *messagesv1.Message) bool { return len(m.GetBody()) > 1000 })
@@ -146,7 +138,7 @@ func (c *convoy) pass(ctx context.Context, now func() time.Time) bool {
 	if left <= 0 {
 		return false
 	}
-	sleep(ctx, left)
+	_ = pause.For(ctx, left) // a call that ended waits no longer
 	return true
 }
 

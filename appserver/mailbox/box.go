@@ -14,6 +14,7 @@ import (
 	"darklaunch/appserver/index"
 	"darklaunch/appserver/search"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/pause"
 )
 
 // box is one mailbox in memory.
@@ -97,7 +98,7 @@ func (b *box) confirm(ctx context.Context) error {
 		case row.Fence.Epoch < held.Epoch || row.Fence.Epoch == held.Epoch && row.Fence.Seq <= held.Seq:
 			// A reader that is behind; or one that saw a put before the last, while that
 			// was settled. Either is over soon.
-			if err := sleep(ctx, time.Millisecond); err != nil {
+			if err := pause.For(ctx, time.Millisecond); err != nil {
 				return fmt.Errorf("confirm mailbox of %s: %w", b.user, err)
 			}
 		default:

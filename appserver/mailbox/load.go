@@ -13,6 +13,7 @@ import (
 	"darklaunch/appserver/index"
 	"darklaunch/appserver/search"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/pause"
 )
 
 func newTag() (t store.Tag) {
@@ -126,7 +127,7 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 		case fence.Won:
 			return nil
 		case fence.Lost, fence.Fenced: // another was faster
-			if err := sleep(ctx, time.Millisecond); err != nil {
+			if err := pause.For(ctx, time.Millisecond); err != nil {
 				return fmt.Errorf("claim: %w", err)
 			}
 		case fence.NotWritten:
@@ -145,7 +146,7 @@ func (b *box) settle(ctx context.Context, owner *fence.Owner, w fence.Write, cel
 }
 
 func settle(ctx context.Context, s store.Store, user string, owner *fence.Owner, w fence.Write, cells []store.Cell) (fence.Step, error) {
-	pause := time.Millisecond
+	wait := time.Millisecond
 	for {
 		err := s.Put(ctx, user, w.Cur, w.Next, cells)
 		step := owner.Answer(err)
@@ -155,20 +156,20 @@ func settle(ctx context.Context, s store.Store, user string, owner *fence.Owner,
 				step = owner.Saw(row.Fence)
 				break
 			}
-			if sleep(ctx, pause) != nil {
+			if pause.For(ctx, wait) != nil {
 				owner.Drop()
 				return 0, fmt.Errorf("%w: put: %v, and reading back: %v", ErrUnknown, err, readErr)
 			}
-			pause = min(2*pause, 200*time.Millisecond)
+			wait = min(2*wait, 200*time.Millisecond)
 		}
 		if step != fence.Again {
 			return step, err
 		}
-		if sleep(ctx, pause) != nil {
+		if pause.For(ctx, wait) != nil {
 			owner.Drop()
 			return 0, fmt.Errorf("%w: put: %v", ErrUnknown, err)
 		}
-		pause = min(2*pause, 200*time.Millisecond)
+		wait = min(2*wait, 200*time.Millisecond)
 	}
 }
 

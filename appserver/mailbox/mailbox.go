@@ -41,6 +41,7 @@ import (
 	"darklaunch/appserver/index"
 	"darklaunch/appserver/search"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/pause"
 )
 
 // What the methods of Pool return, wrapped.
@@ -321,7 +322,7 @@ func (p *Pool) redeliverAll() {
 			}
 			// Those whose recipients cannot be reached come and go, not all at once.
 			for wait := 0; wait < 30 && p.overfull(); wait++ {
-				_ = sleep(p.ctx, 100*time.Millisecond)
+				_ = pause.For(p.ctx, 100*time.Millisecond)
 			}
 			err := p.Read(p.ctx, u, func(*State) error { return nil })
 			if errors.Is(err, ErrClosed) {
@@ -338,7 +339,7 @@ func (p *Pool) redeliverAll() {
 			return
 		}
 		p.cfg.Log.Warn("outboxes cannot be read, trying again", "err", err)
-		sleep(p.ctx, time.Second)
+		_ = pause.For(p.ctx, time.Second)
 	}
 }
 
@@ -378,7 +379,7 @@ func (p *Pool) with(ctx context.Context, u action.User, f func(*box) error) erro
 		if attempt >= 3 {
 			return fmt.Errorf("mailbox of %s: %w", u, ErrLost)
 		}
-		if err := sleep(ctx, time.Duration(attempt)*20*time.Millisecond); err != nil {
+		if err := pause.For(ctx, time.Duration(attempt)*20*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -482,15 +483,4 @@ func (p *Pool) forget(b *box) {
 // inTrace is ctx in the trace of a call, for what is done on its behalf and outlives it.
 func inTrace(ctx, call context.Context) context.Context {
 	return trace.ContextWithSpanContext(ctx, trace.SpanContextFromContext(call))
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"darklaunch/internal/pause"
 )
 
 // A Network joins named hosts. The zero value is ready. It is safe for
@@ -159,11 +161,11 @@ func (h *Host) dial(ctx context.Context, network, target string) (*Conn, error) 
 		return nil, err
 	}
 	n := h.network
-	if err := sleep(ctx, n.latency(h.name, host)); err != nil {
+	if err := pause.For(ctx, n.latency(h.name, host)); err != nil {
 		return nil, err
 	}
 	near, err := n.connect(ctx, h.name, target)
-	if late := sleep(ctx, n.latency(host, h.name)); late != nil {
+	if late := pause.For(ctx, n.latency(host, h.name)); late != nil {
 		if near != nil {
 			near.Close()
 		}
@@ -200,20 +202,6 @@ func (n *Network) pair(from string, l *Listener) (near, far *Conn) {
 	near = &Conn{in: back, out: there, local: local, remote: l.addr, latency: func() time.Duration { return n.latency(from, l.host) }}
 	far = &Conn{in: there, out: back, local: l.addr, remote: local, latency: func() time.Duration { return n.latency(l.host, from) }}
 	return near, far
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 || ctx.Err() != nil {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // state is a lock, and a way to wait for what it guards to change without

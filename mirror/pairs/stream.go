@@ -10,6 +10,7 @@ import (
 
 	pairv1 "darklaunch/api/pair/v1"
 	"darklaunch/internal/pairstream"
+	"darklaunch/internal/pause"
 )
 
 // Why a record was not written to a stream: label values, a closed set.
@@ -154,15 +155,15 @@ func (s *Stream) Run(ctx context.Context) {
 	end, stop := context.WithCancel(context.WithoutCancel(ctx)) // Drain after ctx
 	defer stop()
 	defer context.AfterFunc(ctx, func() {
-		sleep(end, s.cfg.Drain)
+		_ = pause.For(end, s.cfg.Drain)
 		stop()
 	})()
-	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+	for wait := firstPause; ; wait = min(2*wait, mostPause) {
 		wrote, err := s.session(ctx, end)
 		if wrote {
-			pause = firstPause
+			wait = firstPause
 		}
-		if err == nil || !sleep(end, pause) {
+		if err == nil || pause.For(end, wait) != nil {
 			break
 		}
 	}
@@ -218,17 +219,6 @@ func write(w io.Writer, p []byte) error {
 	}
 	_, err := w.Write(p)
 	return err
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // losses collects what all streams of a mirror lost.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"darklaunch/appserver/store"
+	"darklaunch/internal/pause"
 )
 
 // Op is a call of a store.
@@ -59,7 +60,7 @@ func (s *Store) fault(op Op, user string) Fault {
 func (s *Store) before(ctx context.Context, f Fault) error {
 	if f.Delay > 0 {
 		s.counted(Delay)
-		if err := wait(ctx, f.Delay); err != nil {
+		if err := pause.For(ctx, f.Delay); err != nil {
 			return err
 		}
 	}
@@ -74,7 +75,7 @@ func (s *Store) before(ctx context.Context, f Fault) error {
 func (s *Store) after(ctx context.Context, f Fault) error {
 	if f.Late > 0 {
 		s.counted(Late)
-		if err := wait(ctx, f.Late); err != nil {
+		if err := pause.For(ctx, f.Late); err != nil {
 			return err
 		}
 	}
@@ -106,15 +107,4 @@ func (s *Store) count(k Kind) {
 		s.counts = map[Kind]int{}
 	}
 	s.counts[k]++
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
