@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -22,6 +21,7 @@ import (
 	cellv1 "darklaunch/api/cell/v1"
 	"darklaunch/appserver/cell"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/refusal"
 )
 
 // Coordinator is a cell.Coordinator that asks the row-store process at an address.
@@ -168,29 +168,15 @@ func (s *session) Close() error {
 	return errors.Join(errorFrom(err), s.conn.Close())
 }
 
-const domain = "cell.v1"
-
 // refusals are the errors that cross the connection as themselves.
-var refusals = []struct {
-	err    error
-	code   codes.Code
-	reason string
-}{
-	{cell.ErrTaken, codes.AlreadyExists, "TAKEN"},
-	{cell.ErrExpired, codes.FailedPrecondition, "EXPIRED"},
-}
+var refusals = refusal.Domain{Name: "cell.v1", Refusals: []refusal.Refusal{
+	{Err: cell.ErrTaken, Code: codes.AlreadyExists, Reason: "TAKEN"},
+	{Err: cell.ErrExpired, Code: codes.FailedPrecondition, Reason: "EXPIRED"},
+}}
 
 func errorFrom(err error) error {
-	for _, d := range status.Convert(err).Details() {
-		info, ok := d.(*errdetails.ErrorInfo)
-		if !ok || info.GetDomain() != domain {
-			continue
-		}
-		for _, r := range refusals {
-			if status.Code(err) == r.code && info.GetReason() == r.reason {
-				return fmt.Errorf("%w", r.err)
-			}
-		}
+	if refused := refusals.Of(err); refused != nil {
+		return refused
 	}
 	return err
 }
@@ -199,14 +185,8 @@ func errorTo(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, r := range refusals {
-		if errors.Is(err, r.err) {
-			st, detailErr := status.New(r.code, err.Error()).WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: r.reason})
-			if detailErr != nil { // then it is something else, and tried again
-				break
-			}
-			return st.Err()
-		}
+	if refused := refusals.Status(err); refused != nil {
+		return refused
 	}
 	return status.Error(codes.Unavailable, err.Error())
 }

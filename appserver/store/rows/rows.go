@@ -11,7 +11,6 @@ import (
 	"iter"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -21,6 +20,7 @@ import (
 
 	rowsv1 "darklaunch/api/rows/v1"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/refusal"
 )
 
 // maxMessage bounds a message both ways. The largest put and the largest page,
@@ -157,38 +157,21 @@ func (s *Store) Close() error {
 	return s.conn.Close()
 }
 
-// domain is that of the ErrorInfo beside the codes that mean what they say.
-const domain = "rows.v1"
-
 // refusals are the errors that cross the connection as themselves.
-var refusals = []struct {
-	err    error
-	code   codes.Code
-	reason string
-}{
-	{store.ErrFenced, codes.FailedPrecondition, "FENCED"},
-	{store.ErrRefused, codes.ResourceExhausted, "REFUSED"},
-	{store.ErrInvalid, codes.InvalidArgument, "INVALID"},
-}
+var refusals = refusal.Domain{Name: "rows.v1", Refusals: []refusal.Refusal{
+	{Err: store.ErrFenced, Code: codes.FailedPrecondition, Reason: "FENCED"},
+	{Err: store.ErrRefused, Code: codes.ResourceExhausted, Reason: "REFUSED"},
+	{Err: store.ErrInvalid, Code: codes.InvalidArgument, Reason: "INVALID"},
+}}
 
 // errorFrom turns what a call ended with into the contract's errors.
 func errorFrom(err error) error {
+	if refused := refusals.Of(err); refused != nil {
+		return refused
+	}
 	st, ok := status.FromError(err)
-	if !ok {
-		return err
-	}
-	for _, d := range st.Details() {
-		info, ok := d.(*errdetails.ErrorInfo)
-		if !ok || info.GetDomain() != domain {
-			continue
-		}
-		for _, r := range refusals {
-			if st.Code() == r.code && info.GetReason() == r.reason {
-				return r.err
-			}
-		}
-	}
 	switch {
+	case !ok:
 	case st.Code() == codes.Canceled:
 		return fmt.Errorf("%s: %w", st.Message(), context.Canceled)
 	case st.Code() == codes.DeadlineExceeded:
@@ -199,14 +182,8 @@ func errorFrom(err error) error {
 
 // errorTo is the inverse of errorFrom.
 func errorTo(err error) error {
-	for _, r := range refusals {
-		if errors.Is(err, r.err) {
-			st, detailErr := status.New(r.code, err.Error()).WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: r.reason})
-			if detailErr != nil { // then it is unknown, which is true too
-				break
-			}
-			return st.Err()
-		}
+	if refused := refusals.Status(err); refused != nil {
+		return refused
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return status.FromContextError(err).Err()
