@@ -100,7 +100,7 @@ func cacheAndRing() Dashboard {
 		Rows: []Row{
 			{"Caches", []Panel{
 				lines("Hits", Share, "Share of look-ups that found what they sought. With the active users in memory about 95 %; a fall without more users is a restart or a ring that changed.",
-					plain(`sum by (cache) (rate(cache_requests_total{result="hit"}`+rate+`)) / sum by (cache) (rate(cache_requests_total{}`+rate+`))`, "{{cache}}")).size(8, 8),
+					plain(`sum by (cache) (rate(cache_requests_total{result="hit"}`+rate+`)) / sum by (cache) (rate(cache_requests_total{}`+rate+`))`, "{{cache}}")).goodFrom(0.95).size(8, 8),
 				lines("Size and bound", Bytes, "Under its bound the cache holds all that was ever asked for; at it, the least recently used go.",
 					plain(`sum by (cache) (cache_size_bytes{})`, "{{cache}} size"),
 					plain(`sum by (cache) (cache_capacity_bytes{})`, "{{cache}} bound").as(Margin)).size(8, 8),
