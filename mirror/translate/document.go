@@ -7,19 +7,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"mime"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
+
+	"darklaunch/internal/strictjson"
 )
 
 var (
@@ -29,16 +29,9 @@ var (
 )
 
 // readJSON reads a text as gojq has documents: int where a number is one.
-func readJSON(text []byte) (v any, err error) {
-	if !utf8.Valid(text) {
-		return nil, errJSON // which encoding/json would mend
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	if err := d.Decode(&v); err != nil {
-		return nil, errJSON
-	}
-	if _, err := d.Token(); err != io.EOF {
+func readJSON(text []byte) (any, error) {
+	v, err := strictjson.Read(text)
+	if err != nil {
 		return nil, errJSON
 	}
 	if err := measure(v); err != nil {

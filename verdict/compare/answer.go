@@ -1,19 +1,16 @@
 package compare
 
 import (
-	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
-	"io"
 	"mime"
 	"net/url"
 	"strings"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	pairv1 "darklaunch/api/pair/v1"
+	"darklaunch/internal/strictjson"
 )
 
 // Answer is what one role answered.
@@ -151,16 +148,16 @@ func (b *Body) read(d protoreflect.MessageDescriptor) document {
 	place, root, err := placeJSON, any(nil), error(nil)
 	switch b.Format {
 	case JSON:
-		root, err = readJSON(b.Content)
+		root, err = strictjson.Read(b.Content)
 	case RecordedForm:
 		place = placeForm
-		root, err = readJSON(b.Content)
+		root, err = strictjson.Read(b.Content)
 	case Form:
 		place = placeForm
 		root, err = readForm(string(b.Content))
 	case RecordedProto:
 		place = placeProto
-		if root, err = readJSON(b.Content); err == nil {
+		if root, err = strictjson.Read(b.Content); err == nil {
 			root, err = recordedProto(root, d)
 		}
 	case GRPC:
@@ -176,21 +173,6 @@ func (b *Body) read(d protoreflect.MessageDescriptor) document {
 		return document{}
 	}
 	return document{place, root}
-}
-
-func readJSON(text []byte) (v any, err error) {
-	if !utf8.Valid(text) {
-		return nil, errForm // which encoding/json would mend
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errForm
-	}
-	return v, nil
 }
 
 func readForm(text string) (any, error) {
