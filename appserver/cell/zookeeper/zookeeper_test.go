@@ -2,6 +2,7 @@ package zookeeper_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ type place struct{ cfg zookeeper.Config }
 
 func newPlace(t *testing.T, servers ...string) place {
 	t.Helper()
-	p := place{zookeeper.Config{Servers: servers, Prefix: "/" + strings.ReplaceAll(t.Name(), "/", "-"), Cell: "one", Timeout: timeout}}
+	p := place{zookeeper.Config{Servers: servers, Prefix: "/" + rand.Text(), Cell: "one", Timeout: timeout}}
 	if made, err := zookeeper.Init(t.Context(), p.cfg); err != nil || !made {
 		t.Fatalf("init made nodes: %v, %v", made, err)
 	}
@@ -184,6 +185,21 @@ func serversKilled(t *testing.T, p place, servers []*testenv.Server) {
 	}
 }
 
+// connect is a connection of a stranger's, until the test ends.
+func connect(t *testing.T, addr string) *zk.Conn {
+	t.Helper()
+	raw, events, err := zk.Connect([]string{addr}, timeout, zk.WithLogInfo(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		raw.Close()
+		for range events {
+		}
+	})
+	return raw
+}
+
 // TestSetUpAgain deletes a cell and sets it up again, as after the loss of an ensemble:
 // who was there says what is missing, serves from what it knows, and is a member of
 // the new one, which is newer.
@@ -193,18 +209,10 @@ func TestSetUpAgain(t *testing.T) {
 	n := member(t, zookeeper.New(p.cfg), "1")
 	await(t, "readiness", n, func() bool { return n.Ready() == nil })
 	before := n.View().At
-	raw, events, err := zk.Connect([]string{server.Addr}, timeout, zk.WithLogInfo(false))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		raw.Close()
-		for range events {
-		}
-	}()
+	raw := connect(t, server.Addr)
 	root := p.cfg.Prefix + "/cells/one/"
 	for node := range strings.FieldsSeq("incarnation members/1 members") {
-		for err = errors.New("not yet"); err != nil; { // the member puts itself back
+		for err := errors.New("not yet"); err != nil; { // the member puts itself back
 			if err = raw.Delete(root+node, -1); errors.Is(err, zk.ErrNotEmpty) {
 				_ = raw.Delete(root+"members/1", -1)
 			} else if errors.Is(err, zk.ErrNoNode) {
@@ -235,15 +243,7 @@ func TestNodeDeleted(t *testing.T) {
 	n := member(t, zookeeper.New(p.cfg), "1")
 	await(t, "readiness", n, func() bool { return n.Ready() == nil })
 	before := n.View().At
-	raw, events, err := zk.Connect([]string{server.Addr}, timeout, zk.WithLogInfo(false))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		raw.Close()
-		for range events {
-		}
-	}()
+	raw := connect(t, server.Addr)
 	if err := raw.Delete(p.cfg.Prefix+"/cells/one/members/1", -1); err != nil {
 		t.Fatal(err)
 	}
