@@ -49,7 +49,7 @@ bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on t
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 45m ./bench/mirror
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./bench/load
 	$(GO) test -run TestStallInRealTime -v ./loadgen/engine -full
-	$(GO) test -run '^$$' -bench Lag -benchtime 150x -count 5 ./loadgen/engine
+	$(GO) test -run '^$$' -bench Lag -benchtime 30x -count 5 ./loadgen/engine
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/verdict
 	$(GO) test -run '^$$' -bench WrongField -benchtime 1x -v ./verdict/noise
