@@ -114,7 +114,7 @@ func freshGet(ctx context.Context, cfg hbase.Config, user string) error {
 
 // TestInvariantsOnHBase: of two region servers one is killed, and when it is back the
 // other is stopped for longer than its session. HBase is away for some seconds then,
-// and nothing is lost; the store is back soon after HBase is.
+// and nothing is lost; the store is back soon after HBase is. Rows B19, D56.
 func TestInvariantsOnHBase(t *testing.T) {
 	if os.Getenv("DARKLAUNCH_FULL") == "" {
 		t.Skip("make chaos runs it: beside the tests of all other packages HBase's servers lose their sessions by themselves")
