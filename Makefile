@@ -55,7 +55,7 @@ bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on t
 	$(GO) test -run '^$$' -bench WrongField -benchtime 1x -v ./verdict/noise
 	DARKLAUNCH_FULL=1 $(GO) test -run 'TestSampledUsers|TestBlackHole' -v -timeout 30m ./mirror # ten minutes of one mirror
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/gate
-	bin/testenv run -- $(GO) test -run '^$$' -bench 'Appserver|BenchmarkSend|CacheBound' -benchtime 1x -timeout 20m ./cmd/darklaunch
+	bin/testenv run -- $(GO) test -run '^$$' -bench 'Appserver|Cache|BenchmarkSearch' -benchtime 1x -timeout 30m ./cmd/darklaunch
 	bin/testenv run -- $(GO) test -run '^$$' -bench Put -benchtime 5000x ./appserver/store/hbase
 
 .PHONY: check

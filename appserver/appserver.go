@@ -14,6 +14,7 @@ import (
 	"encoding/base32"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -169,18 +170,21 @@ func (s *Server) Register(g *grpc.Server) {
 	messagesv1.RegisterTransferServer(g, s)
 }
 
+// streamWorkers are goroutines that take calls, so that not each call makes a stack of
+// its own and lets it grow. Calls for which none is free get one of their own.
+const streamWorkers = 64
+
 // Options are those of the gRPC server.
 func (s *Server) Options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
-		grpc.MaxRecvMsgSize(4 << 20),
+		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxHeaderListSize(maxHeaders), grpc.NumStreamWorkers(streamWorkers),
 	}
 }
 
 // caller is the user in whose name a call is made.
 func caller(ctx context.Context) (action.User, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	users := md.Get("x-user")
+	users := metadata.ValueFromIncomingContext(ctx, "x-user")
 	if len(users) != 1 || !action.User(users[0]).Valid() {
 		return "", invalid("metadata x-user", "want one user id, 1 to %d bytes of printable ASCII", maxUser)
 	}
@@ -188,17 +192,21 @@ func caller(ctx context.Context) (action.User, error) {
 }
 
 // digest is what a request is known by: all of it, but for named fields.
-func digest(r proto.Message, without ...string) action.Digest {
-	r = proto.Clone(r)
+func digest(r proto.Message, without ...protoreflect.Name) action.Digest {
 	m := r.ProtoReflect()
-	for _, name := range without {
-		m.Clear(m.Descriptor().Fields().ByTextName(name))
-	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+	kept := m.New() // shares what is in the fields
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if !slices.Contains(without, f.Name()) {
+			kept.Set(f, v)
+		}
+		return true
+	})
+	kept.SetUnknown(m.GetUnknown())
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte(m.Descriptor().FullName()+"\x00"), kept.Interface())
 	if err != nil {
 		panic(err) // it has come over the wire
 	}
-	return action.DigestOf(append([]byte(m.Descriptor().FullName()+"\x00"), b...))
+	return action.DigestOf(b)
 }
 
 // pageDigest binds a page token to its request and mailbox.

@@ -74,7 +74,8 @@ func wantCode(t *testing.T, what string, err error, want codes.Code) {
 	}
 }
 
-// TestConversation: a thread is begun, answered and read by both. Rows I112-I114, I131.
+// TestConversation: a thread is begun, answered and read by both. Rows B16, B17,
+// F85-F87, I110-I114, I131.
 func TestConversation(t *testing.T) {
 	c := serve(t, Config{Name: "one"})
 	sent, err := c.Send(as(t, "ann"), &messagesv1.SendRequest{IdempotencyKey: "1", Recipients: users("bob"), Subject: "Lunch", Body: "At noon?",

@@ -124,9 +124,12 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 
 // traced is ctx with the trace that the call is part of, if its metadata names one.
 func traced(ctx context.Context) context.Context {
-	md, _ := metadata.FromIncomingContext(ctx)
+	parent := metadata.ValueFromIncomingContext(ctx, "traceparent")
+	if len(parent) == 0 {
+		return ctx
+	}
 	return propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(http.Header{
-		"Traceparent": md.Get("traceparent"), "Tracestate": md.Get("tracestate")}))
+		"Traceparent": parent, "Tracestate": metadata.ValueFromIncomingContext(ctx, "tracestate")}))
 }
 
 func (s *Server) hooked(ctx context.Context, method string, request any, handler grpc.UnaryHandler, hooks []Hook) (any, error) {

@@ -55,7 +55,7 @@ func field(err error) string {
 }
 
 // TestLimits has for each limit one request that it allows and one above it: that is
-// INVALID_ARGUMENT, names the field, and changes nothing. Rows of "Bad input".
+// INVALID_ARGUMENT, names the field, and changes nothing. Row F72.
 func TestLimits(t *testing.T) {
 	c := serve(t, Config{TrustedIDs: true})
 	thread := begin(t, c, "ann", "thread", "hello", "bob")
@@ -109,6 +109,23 @@ func TestLimits(t *testing.T) {
 	digest := of(func(r *messagesv1.SendRequest, s string) {
 		r.Attachments = []*messagesv1.Attachment{{BlobId: "b", Sha256: []byte(s)}}
 	})
+	mediaType := of(func(r *messagesv1.SendRequest, s string) {
+		r.Attachments = []*messagesv1.Attachment{{BlobId: "b", MediaType: s}}
+	})
+	sized := func(n int64) func() error {
+		return send(func(r *messagesv1.SendRequest) {
+			r.Attachments = []*messagesv1.Attachment{{BlobId: "b", SizeBytes: n}}
+		})
+	}
+	channel := func(c messagesv1.Channel) func() error {
+		return send(func(r *messagesv1.SendRequest) { r.Channel = c })
+	}
+	wait := func(w messagesv1.Wait) func() error {
+		return send(func(r *messagesv1.SendRequest) { r.Wait = w })
+	}
+	order := func(o messagesv1.Order) func() error {
+		return threads(&messagesv1.ListThreadsRequest{Order: o})
+	}
 	tag := func(s string) func() error { return update(&messagesv1.Change{AddTags: []string{s}, RemoveTags: nil}) }
 	recipients := func(n int) func() error {
 		return send(func(r *messagesv1.SendRequest) { r.Recipients = users(list(n, numbered("r"))...) })
@@ -138,6 +155,11 @@ func TestLimits(t *testing.T) {
 		{"file name of 255 bytes", name(times("x", 255)), name(times("x", 256)), "attachments[0].name"},
 		{"file name without path", name("a.png"), name("../a.png"), "attachments[0].name"},
 		{"blob of 256 bytes", blob(times("x", 256)), blob(times("x", 257)), "attachments[0].blob_id"},
+		{"media type of 255 bytes", mediaType(times("x", 255)), mediaType(times("x", 256)), "attachments[0].media_type"},
+		{"an attachment's size", sized(0), sized(-1), "attachments[0].size_bytes"},
+		{"a channel there is", channel(4), channel(5), "channel"},
+		{"a wait there is", wait(2), wait(3), "wait"},
+		{"an order there is", order(2), order(3), "order"},
 		{"digest of 32 bytes", digest(times("x", 32)), digest(times("x", 31)), "attachments[0].sha256"},
 		{"key of 128 bytes", idempotency(times("x", 128)), idempotency(times("x", 129)), "idempotency_key"},
 		{"key at all", idempotency("!"), idempotency(""), "idempotency_key"},
@@ -195,6 +217,41 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestEnvelope: what is too large for gRPC itself is refused by it, and changes nothing.
+func TestEnvelope(t *testing.T) {
+	c := serve(t, Config{})
+	padded := func(n int) error {
+		r := &messagesv1.SendRequest{IdempotencyKey: fmt.Sprint(n), Recipients: users("bob"), Body: "x"}
+		const noField = 1000 // which the server passes over
+		r.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, noField, protowire.BytesType), make([]byte, n)))
+		_, err := c.Send(as(t, "ann"), r)
+		return err
+	}
+	headers := func(n int) error {
+		ctx := metadata.AppendToOutgoingContext(as(t, "ann"), "x-more", strings.Repeat("x", n))
+		_, err := c.Send(ctx, &messagesv1.SendRequest{IdempotencyKey: fmt.Sprint("h", n), Recipients: users("bob"), Body: "x"})
+		return err
+	}
+	for _, tc := range []struct {
+		limit        string
+		send         func(n int) error
+		below, above int
+		want         codes.Code
+	}{
+		{"a request of 4 MiB", padded, maxRequest - 100, maxRequest, codes.ResourceExhausted},
+		{"metadata of 32 KiB", headers, maxHeaders - 1000, maxHeaders, codes.Internal}, // by the client, whom the server has told
+	} {
+		if err := tc.send(tc.below); err != nil {
+			t.Errorf("%s: below it: %v", tc.limit, err)
+		}
+		before := version(t, c, "ann")
+		wantCode(t, tc.limit+": above it", tc.send(tc.above), tc.want)
+		if after := version(t, c, "ann"); after != before {
+			t.Errorf("%s: above it the mailbox went from version %d to %d", tc.limit, before, after)
+		}
+	}
+}
+
 func version(t *testing.T, c messagesv1.MessagesClient, user string) uint64 {
 	t.Helper()
 	stats, err := c.MailboxStats(as(t, user), &messagesv1.MailboxStatsRequest{})
@@ -220,7 +277,7 @@ func TestInvalidUTF8(t *testing.T) {
 }
 
 // TestUnknownAndOthers: threads and messages that are not there, are somebody else's,
-// or deleted.
+// or deleted. Rows F85, I132.
 func TestUnknownAndOthers(t *testing.T) {
 	c := serve(t, Config{})
 	mine, theirs := begin(t, c, "ann", "1", "mine", "ann"), begin(t, c, "bob", "1", "theirs", "cy")

@@ -79,8 +79,7 @@ func (s *Server) routed(ctx context.Context, method string, request any, local f
 }
 
 func forwarded(ctx context.Context) bool {
-	md, _ := metadata.FromIncomingContext(ctx)
-	return len(md.Get("x-forwarded-by")) > 0
+	return len(metadata.ValueFromIncomingContext(ctx, "x-forwarded-by")) > 0
 }
 
 // onward is ctx of a call that goes on: with its user, its trace and its marks.

@@ -60,6 +60,8 @@ const (
 	maxFileName  = 255
 	maxMediaType = 255
 	sha256Bytes  = 32
+	maxRequest   = 4 << 20  // of a message of gRPC
+	maxHeaders   = 32 << 10 // of a call's metadata, as HTTP/2 counts it (RFC 9113, 6.5.2)
 )
 
 // violations collects what is wrong with a request, all of it, so that a caller

@@ -116,6 +116,7 @@ func noteFields(fields map[string]bool, v reflect.Value) {
 }
 
 // TestGolden: the bytes of a record never change. A new sample is added at the end.
+// Row G100.
 func TestGolden(t *testing.T) {
 	var lines strings.Builder
 	for _, a := range samples() {
@@ -196,7 +197,7 @@ func canonical(t *testing.T, record []byte) {
 	}
 }
 
-// TestLimits: each limit with what is just within and what is just beyond.
+// TestLimits: each limit with what is just within and what is just beyond. Row F72.
 func TestLimits(t *testing.T) {
 	message := func(edit func(*Message)) Do {
 		m := Message{Thread: "t", ID: "m", Author: ann, Channel: ChannelChat}

@@ -529,6 +529,8 @@ func (x *explorer) readBack(s state, k int) {
 	}
 }
 
+// TestProtocol visits all that can happen to a row within bounds: what the fence lets
+// through is one server's. Row B19.
 func TestProtocol(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

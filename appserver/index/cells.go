@@ -103,29 +103,38 @@ func below(to []byte) btreemap.UpperBound[[]byte] {
 // in use.
 type Overlay struct {
 	base  Reader
-	over  *Cells          // used as a tree of cells with empty ones among them
-	fresh map[string]bool // of over: cells that the base does not have
+	tree  *btreemap.BTreeMap[[]byte, over]
+	bytes int
+}
+
+// over is a cell of an overlay.
+type over struct {
+	value []byte // empty: it hides the base's
+	fresh bool   // the base has none
 }
 
 // NewOverlay returns an overlay that has no cells of its own.
 func NewOverlay(base Reader) *Overlay {
-	return &Overlay{base: base, over: NewCells(), fresh: map[string]bool{}}
+	return &Overlay{base: base, tree: btreemap.New[[]byte, over](32, bytes.Compare)}
 }
 
 // Add puts a cell that is not there.
-func (o *Overlay) Add(qualifier, value []byte) {
-	if _, _, hidden := o.over.tree.Get(qualifier); !hidden {
-		o.fresh[string(qualifier)] = true
-	}
-	o.Set(qualifier, value)
-}
+func (o *Overlay) Add(qualifier, value []byte) { o.replace(qualifier, over{value, true}) }
 
 // Set puts a cell that is there already.
-func (o *Overlay) Set(qualifier, value []byte) {
-	_, old, was := o.over.tree.ReplaceOrInsert(qualifier, value)
-	o.over.bytes += size(qualifier, value)
-	if was {
-		o.over.bytes -= size(qualifier, old)
+func (o *Overlay) Set(qualifier, value []byte) { o.replace(qualifier, over{value, false}) }
+
+// replace puts a cell; whether it is fresh is for one that was there before to say.
+func (o *Overlay) replace(qualifier []byte, cell over) {
+	_, old, was := o.tree.ReplaceOrInsert(qualifier, cell)
+	o.bytes += size(qualifier, cell.value)
+	if !was {
+		return
+	}
+	o.bytes -= size(qualifier, old.value)
+	if old.fresh != cell.fresh {
+		cell.fresh = old.fresh
+		o.tree.ReplaceOrInsert(qualifier, cell)
 	}
 }
 
@@ -140,24 +149,21 @@ func (o *Overlay) put(qualifier, was, value []byte) {
 
 // Remove takes away a cell that is there.
 func (o *Overlay) Remove(qualifier []byte) {
-	if !o.fresh[string(qualifier)] {
+	if _, old, _ := o.tree.Get(qualifier); !old.fresh {
 		o.Set(qualifier, nil)
 		return
 	}
-	delete(o.fresh, string(qualifier))
-	o.over.Apply(Delta{{Qualifier: qualifier}})
+	_, old, _ := o.tree.Delete(qualifier)
+	o.bytes -= size(qualifier, old.value)
 }
 
 // absorb takes over the cells of an overlay whose base this one is.
 func (o *Overlay) absorb(front *Overlay) {
-	for q, v := range front.over.Scan(nil, nil) {
-		switch {
-		case len(v) == 0:
+	for q, cell := range front.tree.Ascend(btreemap.Min[[]byte](), btreemap.Max[[]byte]()) {
+		if len(cell.value) == 0 {
 			o.Remove(q)
-		case front.fresh[string(q)]:
-			o.Add(q, v)
-		default:
-			o.Set(q, v)
+		} else {
+			o.replace(q, cell)
 		}
 	}
 }
@@ -165,26 +171,26 @@ func (o *Overlay) absorb(front *Overlay) {
 // Delta returns what the overlay changes; the base's cells and these, applied, are
 // what the overlay shows. Its slices are the overlay's.
 func (o *Overlay) Delta() Delta {
-	d := make(Delta, 0, o.over.Len())
-	for q, v := range o.over.Scan(nil, nil) {
-		d = append(d, Cell{q, v})
+	d := make(Delta, 0, o.tree.Len())
+	for q, cell := range o.tree.Ascend(btreemap.Min[[]byte](), btreemap.Max[[]byte]()) {
+		d = append(d, Cell{q, cell.value})
 	}
 	return d
 }
 
 // Bytes returns about how much memory the overlay takes, its base aside.
-func (o *Overlay) Bytes() int { return o.over.Bytes() }
+func (o *Overlay) Bytes() int { return o.bytes }
 
 // Len returns the number of the overlay's own cells, those that hide others among them.
-func (o *Overlay) Len() int { return o.over.Len() }
+func (o *Overlay) Len() int { return o.tree.Len() }
 
 // Get implements Reader.
 func (o *Overlay) Get(qualifier []byte) []byte {
-	if _, value, ok := o.over.tree.Get(qualifier); ok {
-		if len(value) == 0 {
+	if _, cell, ok := o.tree.Get(qualifier); ok {
+		if len(cell.value) == 0 {
 			return nil
 		}
-		return value
+		return cell.value
 	}
 	return o.base.Get(qualifier)
 }
@@ -194,12 +200,12 @@ func (o *Overlay) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(q, v []byte) bool) {
 		at := btreemap.GE(from)
 		for q, v := range o.base.Scan(from, to) {
-			if !pass(o.over.tree.Ascend(at, btreemap.LT(q)), yield) || !o.front(q, v, yield) {
+			if !pass(o.tree.Ascend(at, btreemap.LT(q)), yield) || !o.front(q, v, yield) {
 				return
 			}
 			at = btreemap.GT(q)
 		}
-		pass(o.over.tree.Ascend(at, below(to)), yield)
+		pass(o.tree.Ascend(at, below(to)), yield)
 	}
 }
 
@@ -208,27 +214,27 @@ func (o *Overlay) ScanBack(from, to []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(q, v []byte) bool) {
 		at := below(to)
 		for q, v := range o.base.ScanBack(from, to) {
-			if !pass(o.over.tree.Descend(at, btreemap.GT(q)), yield) || !o.front(q, v, yield) {
+			if !pass(o.tree.Descend(at, btreemap.GT(q)), yield) || !o.front(q, v, yield) {
 				return
 			}
 			at = btreemap.LT(q)
 		}
-		pass(o.over.tree.Descend(at, btreemap.GE(from)), yield)
+		pass(o.tree.Descend(at, btreemap.GE(from)), yield)
 	}
 }
 
 // front yields a cell of the base, or what stands in front of it.
 func (o *Overlay) front(q, v []byte, yield func(q, v []byte) bool) bool {
-	if _, over, ok := o.over.tree.Get(q); ok {
-		v = over
+	if _, cell, ok := o.tree.Get(q); ok {
+		v = cell.value
 	}
 	return len(v) == 0 || yield(q, v)
 }
 
 // pass yields those of cells that are not empty.
-func pass(cells iter.Seq2[[]byte, []byte], yield func(q, v []byte) bool) bool {
-	for q, v := range cells {
-		if len(v) > 0 && !yield(q, v) {
+func pass(cells iter.Seq2[[]byte, over], yield func(q, v []byte) bool) bool {
+	for q, cell := range cells {
+		if len(cell.value) > 0 && !yield(q, cell.value) {
 			return false
 		}
 	}

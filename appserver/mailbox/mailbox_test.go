@@ -94,7 +94,7 @@ func bodies(ctx context.Context, p *Pool, u action.User) (all []string, version 
 }
 
 // TestGroupCommit: mutations that arrive while a put is under way share the next one.
-// Rows D53, D54, A2.
+// Rows D53, D54, G98, G99, A2.
 func TestGroupCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		puts := 0
@@ -171,7 +171,7 @@ func TestWriteThrough(t *testing.T) {
 }
 
 // TestReload: a mailbox that is loaded anew is what it was, whatever of its metadata
-// had been written. Rows G91-G94, A6.
+// had been written. Rows F73, F79, F80, G91-G94, G98, A6.
 func TestReload(t *testing.T) {
 	for _, flush := range []time.Duration{time.Millisecond, time.Hour} {
 		s := &memstore.Store{}
@@ -378,6 +378,7 @@ func TestCacheBound(t *testing.T) {
 }
 
 // TestPoison: a row that no server wrote is an error of its user, and no other's.
+// Row F74.
 func TestPoison(t *testing.T) {
 	s := &memstore.Store{}
 	f := store.Fence{Epoch: 1, Seq: 1, Tag: store.Tag{1}}

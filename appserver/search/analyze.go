@@ -76,16 +76,19 @@ func (a *Analyzer) Tokens(text string) []Token { return a.tokens(text, true) }
 func (a *Analyzer) prefixTokens(text string) []Token { return a.tokens(text, false) }
 
 func (a *Analyzer) tokens(text string, complete bool) []Token {
-	folded := asciifolding.New().Filter(norm.NFKC.Bytes([]byte(text)))
-	stream := split(tokenizer.NewUnicodeTokenizer().Tokenize(folded))
-	filters := a.words
+	folded := plain(text)
+	stream := segment(folded)
 	var whole analysis.TokenStream
 	if complete {
-		filters = slices.Concat(a.words, a.stems)
 		whole = addresses(folded) // before filters, which write over the text
 	}
-	for _, f := range filters {
+	for _, f := range a.words {
 		stream = f.Filter(stream)
+	}
+	if complete {
+		for _, f := range a.stems {
+			stream = f.Filter(stream)
+		}
 	}
 	tokens := make([]Token, 0, len(stream)+len(whole))
 	for _, t := range stream {
@@ -100,6 +103,52 @@ func (a *Analyzer) tokens(text string, complete bool) []Token {
 		}
 	}
 	return tokens
+}
+
+// plain makes compatibility forms one and takes accents off. ASCII has neither.
+func plain(text string) []byte {
+	b := []byte(text)
+	if ascii(b) {
+		return b
+	}
+	return asciifolding.New().Filter(norm.NFKC.Bytes(b))
+}
+
+func ascii(text []byte) bool {
+	for _, b := range text {
+		if b >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// segment returns the letters, marks and digits of a text that stand together. In ASCII the
+// segmentation of Unicode parts no two of these, so that it need not be asked.
+func segment(text []byte) analysis.TokenStream {
+	if !ascii(text) {
+		return split(tokenizer.NewUnicodeTokenizer().Tokenize(text))
+	}
+	var found []analysis.Token
+	for from := 0; from < len(text); from++ {
+		end := from
+		for end < len(text) && alphanumeric(text[end]) {
+			end++
+		}
+		if end > from {
+			found = append(found, analysis.Token{Term: text[from:end:end], Start: from, End: end, Position: len(found) + 1, Type: analysis.AlphaNumeric})
+			from = end
+		}
+	}
+	stream := make(analysis.TokenStream, len(found))
+	for i := range found {
+		stream[i] = &found[i]
+	}
+	return stream
+}
+
+func alphanumeric(b byte) bool {
+	return '0' <= b && b <= '9' || 'A' <= b && b <= 'Z' || 'a' <= b && b <= 'z'
 }
 
 // split cuts tokens at what is no letter, mark or digit, of which the segmentation of

@@ -10,7 +10,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/blevesearch/bleve/v2/analysis"
+	tokenizer "github.com/blevesearch/bleve/v2/analysis/tokenizer/unicode"
 	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
@@ -78,6 +81,30 @@ func TestTokens(t *testing.T) {
 			t.Errorf("a term of %d bytes", len(token.Term))
 		}
 	}
+}
+
+// TestSegmentASCII: words of ASCII are what the segmentation of Unicode makes of them.
+func TestSegmentASCII(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		r := dice(rt)
+		text := make([]byte, r.IntN(60))
+		for i := range text {
+			text[i] = byte(r.IntN(utf8.RuneSelf))
+			if r.IntN(2) == 0 { // else few of them stand together
+				text[i] = pick(r, []byte("abzAZ059._'-@: "))
+			}
+		}
+		where := func(stream analysis.TokenStream) (all []string) {
+			for _, w := range stream {
+				all = append(all, fmt.Sprintf("%d %q at %d to %d", w.Position, w.Term, w.Start, w.End))
+			}
+			return all
+		}
+		want := where(split(tokenizer.NewUnicodeTokenizer().Tokenize(text)))
+		if diff := gocmp.Diff(want, where(segment(text))); diff != "" {
+			rt.Errorf("%q (-segmented +got):\n%s", text, diff)
+		}
+	})
 }
 
 // box is a mailbox for tests: log, index and keywords.

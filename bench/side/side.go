@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -208,9 +209,13 @@ func Machine() string {
 
 // Command is how this test binary was started, as one would ask the go command
 // for it, without what is of no account for figures.
-func Command() string { return command(os.Args) }
+func Command() string {
+	info, _ := debug.ReadBuildInfo()
+	return command(os.Args, strings.TrimPrefix(info.Path, info.Main.Path+"/"))
+}
 
-func command(args []string) string {
+// command takes the path of the test binary's package below the module's.
+func command(args []string, path string) string {
 	words := []string{"go test"}
 	for _, a := range args[1:] {
 		switch name, _, _ := strings.Cut(strings.TrimPrefix(a, "-test."), "="); name {
@@ -219,7 +224,7 @@ func command(args []string) string {
 			words = append(words, strings.Replace(a, "-test.", "-", 1))
 		}
 	}
-	return strings.Join(append(words, "./bench/"+strings.TrimSuffix(filepath.Base(args[0]), ".test")), " ")
+	return strings.Join(append(words, "./"+strings.TrimSuffix(path, ".test")), " ")
 }
 
 func field(file, name string) string {

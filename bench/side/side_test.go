@@ -101,9 +101,12 @@ func TestClaim(t *testing.T) {
 }
 
 func TestCommand(t *testing.T) {
-	got := command([]string{"/tmp/b1/mirror.test", "-test.paniconexit0", "-test.testlogfile=/tmp/x", "-test.timeout=30m0s", "-test.run=^$", "-test.bench=.", "-rounds", "1"})
+	got := command([]string{"/tmp/b1/mirror.test", "-test.paniconexit0", "-test.testlogfile=/tmp/x", "-test.timeout=30m0s", "-test.run=^$", "-test.bench=.", "-rounds", "1"}, "bench/mirror.test")
 	if want := "go test -run=^$ -bench=. -rounds 1 ./bench/mirror"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := Command(); !strings.HasSuffix(got, " ./bench/side") {
+		t.Errorf("got %q, want this package named", got)
 	}
 }
 

@@ -671,7 +671,7 @@ func (w *world) sum(name string) (total float64) {
 
 // TestInvariantsOnRows: the row store is gone (killed, cut off), slow (stopped), full,
 // and lies. No message is acknowledged that is not durable, none is lost, and soon after
-// it is back so are the servers.
+// it is back so are the servers. Rows B19, D52, D56, I114.
 func TestInvariantsOnRows(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: runs for seconds")

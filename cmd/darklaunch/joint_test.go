@@ -24,7 +24,7 @@ type loaded struct {
 }
 
 // runAgainst runs a scenario against a server with a cache of some size.
-func runAgainst(t *testing.T, scenario, cache string) (l loaded) {
+func runAgainst(t testing.TB, scenario, cache string) (l loaded) {
 	t.Helper()
 	server := start(t, "appserver", "serve", "--listen", "127.0.0.1:0", "--store", "pebble:"+t.TempDir(), "--cache", cache, "--metrics", "127.0.0.1:0")
 	metrics, addr := server.ready("metrics"), server.ready("grpc")
@@ -48,7 +48,7 @@ func runAgainst(t *testing.T, scenario, cache string) (l loaded) {
 
 // TestSessionsAgainstServer: sessions of users find their mailboxes in a cache for a
 // tenth of them, nothing they do fails, and what they send is seen on streams. Rows
-// E58-E60, I131.
+// B13, E58-E60, E65, E66, I131.
 func TestSessionsAgainstServer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: runs for half a minute")

@@ -184,7 +184,7 @@ func serveMailboxes(t *testing.T) (*mailboxes, string) {
 }
 
 // writeScenario puts a scenario into a file of its own.
-func writeScenario(t *testing.T, text string) string {
+func writeScenario(t testing.TB, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "mine.yaml")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
@@ -318,7 +318,7 @@ func TestLoadPlanRefusesStreams(t *testing.T) {
 }
 
 // scrape returns the values of a page of metrics by name and labels.
-func scrape(t *testing.T, url string) map[string]float64 {
+func scrape(t testing.TB, url string) map[string]float64 {
 	t.Helper()
 	resp, err := http.Get(url)
 	if err != nil {

@@ -64,7 +64,7 @@ func wantColumn(t *testing.T, what string, lines []map[string]any, name, want st
 }
 
 // TestMsg uses a mailbox as a new user would, by the program alone, and holds it against
-// its log when the server has been drained.
+// its log when the server has been drained. Row B13.
 func TestMsg(t *testing.T) {
 	dir := t.TempDir()
 	server, addr := startServer(t, "127.0.0.1:0", "pebble:"+dir)
@@ -169,7 +169,7 @@ func wantChecked(t *testing.T, store string, users int) {
 }
 
 // TestServerKilled kills the server under load again and again: whoever waited goes
-// on with the next one, nothing acknowledged is lost and nothing is twice. A2, A3.
+// on with the next one, nothing acknowledged is lost and nothing is twice. Row B20; A2, A3.
 func TestServerKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: runs for seconds")

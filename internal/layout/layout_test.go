@@ -18,7 +18,8 @@ import (
 
 const module = "darklaunch"
 
-// TestTree checks the rules against this module.
+// TestTree checks the rules against this module. Rows B11, B12, B16, B17 of the
+// checklist.
 func TestTree(t *testing.T) {
 	pkgs := load(t, "../..")
 	if len(pkgs) < 5 {

@@ -46,6 +46,8 @@ func table(t testing.TB, regions int) hbase.Config {
 	return cfg
 }
 
+// TestConformance: the store keeps the contract as all of them do. Rows B14, D55,
+// F74-F76.
 func TestConformance(t *testing.T) {
 	cfg := table(t, 4)
 	storetest.Run(t, storetest.Target{Lasting: true, Vague: true, Open: func(ctx context.Context) (store.Store, error) {

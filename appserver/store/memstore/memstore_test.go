@@ -14,6 +14,7 @@ import (
 	"darklaunch/appserver/store/storetest"
 )
 
+// TestConformance: the store keeps the contract as all of them do. Rows B14, D55.
 func TestConformance(t *testing.T) {
 	storetest.Run(t, storetest.Target{Open: func(context.Context) (store.Store, error) { return &memstore.Store{}, nil }})
 }

@@ -19,6 +19,7 @@ import (
 	"darklaunch/appserver/store/storetest"
 )
 
+// TestConformance: the store keeps the contract as all of them do. Rows B14, D55, F74-F76.
 func TestConformance(t *testing.T) {
 	dir := t.TempDir()
 	storetest.Run(t, storetest.Target{Lasting: true, Open: func(context.Context) (store.Store, error) {

@@ -59,6 +59,7 @@ func open(t *testing.T, addr string, timeout time.Duration) *rows.Store {
 	return s
 }
 
+// TestConformance: the store keeps the contract as all of them do. Rows B14, D55, F74-F76.
 func TestConformance(t *testing.T) {
 	addr, _ := serve(t, &memstore.Store{}, "127.0.0.1:0")
 	storetest.Run(t, storetest.Target{Lasting: true, Open: func(ctx context.Context) (store.Store, error) {
