@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A Dashboard answers one question, stated in its description.
@@ -79,6 +80,8 @@ type Query struct {
 	Legend string `json:"legend"`
 	Role   Role   `json:"role,omitempty"`
 	Unit   Unit   `json:"unit,omitempty"` // if not the panel's
+	// Exemplars says that the histogram behind it names traces of single calls.
+	Exemplars bool `json:"exemplars,omitempty"`
 }
 
 // Role is what series stand for. It decides how they look, everywhere the same:
@@ -201,15 +204,19 @@ type Annotation struct {
 	Expr string `json:"expr"`
 	Text string `json:"text"` // {{label}} stands for the label's value
 	Role Role   `json:"role,omitempty"`
+	// Every is how far apart Expr is to be evaluated at most: with larger steps what
+	// holds for a moment is not seen.
+	Every time.Duration `json:"-"`
 }
 
 // Annotations are what happened in a run that explains how its lines go on. They
 // hold no variable.
 func Annotations() []Annotation {
+	const every = 15 * time.Second
 	return []Annotation{
-		{"Load phases", `max by (scenario, phase) (loadgen_phase{job=~".+"}) == 1`, "load {{scenario}}: {{phase}}", Target},
+		{"Load phases", `max by (scenario, phase) (loadgen_phase{job=~".+"}) == 1`, "load {{scenario}}: {{phase}}", Target, every},
 		{"Verdict changes", `max by (comparison, state) (verdict_state{job=~".+"}) == 1 unless max by (comparison, state) (verdict_state{job=~".+"} offset 15s) == 1`,
-			"{{comparison}}: {{state}}", Effect},
+			"{{comparison}}: {{state}}", Effect, every},
 	}
 }
 
@@ -331,6 +338,11 @@ func plain(expr, legend string) Query { return Query{Expr: expr, Legend: legend}
 
 func (q Query) as(r Role) Query {
 	q.Role = r
+	return q
+}
+
+func (q Query) traced() Query {
+	q.Exemplars = true
 	return q
 }
 

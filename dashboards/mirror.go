@@ -27,6 +27,10 @@ func roles() Dashboard {
 	latency := func(q, what string) Panel {
 		return lines("Latency p"+q[2:], Seconds, what+bucketError, eachRole(quantile(q, pairTime("ROLE"), ""), "ROLE p"+q[2:])...).size(8, 8)
 	}
+	tail := latency("0.99", "One request of a hundred is slower: what the verdict gates unless told otherwise. The marks are single calls whose traces are kept: live's by its own, the copies' by the trace that they were given.")
+	for i := range tail.Queries {
+		tail.Queries[i] = tail.Queries[i].traced()
+	}
 	byRoute := func(of string) string { return `sum by (route) (rate(` + of + `[5m]))` }
 	p99 := func(role string) string { return `histogram_quantile(0.99, ` + byRoute(pairTime(role)) + `)` }
 	return Dashboard{
@@ -53,7 +57,7 @@ func roles() Dashboard {
 			{"Latency of the same requests", []Panel{
 				latency("0.50", "Half of the requests are faster. live is as users have it; shadow and control are called by the mirror, so compare these two."),
 				latency("0.95", "One request of twenty is slower."),
-				latency("0.99", "One request of a hundred is slower: what the verdict gates unless told otherwise."),
+				tail,
 			}},
 			{"Latency as the verdict compares it", []Panel{
 				lines("Shadow against control, p99", Share,

@@ -127,12 +127,13 @@ func (c *dashCommand) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	page, err := c.board()
+	l, cert, err := c.open()
 	if err != nil {
 		return err
 	}
-	l, cert, err := c.open()
+	page, signIn, err := c.board(s, l, cert != nil)
 	if err != nil {
+		l.Close()
 		return err
 	}
 	var parts []ops.Part
@@ -148,7 +149,7 @@ func (c *dashCommand) run(ctx context.Context) error {
 		api, conditions = server.Handler(), server.Conditions
 		parts = append(parts, ops.Part{Name: "prometheus", Run: server.Run})
 	}
-	d := &dash{passed: passed, own: conditions, version: buildVersion(), log: s.log}
+	d := &dash{passed: passed, own: conditions, version: buildVersion(), signIn: signIn, log: s.log}
 	s.state = func() any { return d.state() }
 	handler := d.handler(api, page, ops.Metrics(s.registry, s.ready), guards{
 		change: func(h http.Handler) http.Handler { return ops.Guard(l, cert, c.token, s.log, h) },
@@ -340,11 +341,18 @@ func (c *dashCommand) authorities() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// board is the page at /.
-func (c *dashCommand) board() (http.Handler, error) {
-	cfg := board.Config{Verdict: c.verdict.HostPort != "", Scrape: c.interval}
+// board is the page at /, and how to sign in where a token is asked for.
+func (c *dashCommand) board(s *service, l net.Listener, byTLS bool) (page http.Handler, signIn *board.SignIn, err error) {
+	cfg := board.Config{Verdict: c.verdict.HostPort != "", SignOut: c.token != "", Scrape: c.interval}
 	if c.mirror.HostPort != "" {
 		cfg.Mirror = board.AllActions()
 	}
-	return board.New(cfg)
+	if c.token != "" {
+		_, port, _ := net.SplitHostPort(l.Addr().String()) // it listens by TCP
+		if signIn, err = board.NewSignIn(c.token, "darklaunch-"+port, byTLS, s.log); err != nil {
+			return nil, nil, err
+		}
+	}
+	page, err = board.New(cfg)
+	return page, signIn, err
 }

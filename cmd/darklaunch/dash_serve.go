@@ -39,6 +39,7 @@ type dash struct {
 	passed  []*passedOn
 	own     func() []prom.Condition // of the built-in Prometheus
 	version versionResult
+	signIn  *board.SignIn // nil: no token is asked for
 	log     *slog.Logger
 }
 
@@ -59,7 +60,7 @@ type guards struct {
 }
 
 // handler answers everything. A nil api is passed on.
-func (d *dash) handler(api, board http.Handler, metrics *http.ServeMux, g guards) http.Handler {
+func (d *dash) handler(api, page http.Handler, metrics *http.ServeMux, g guards) http.Handler {
 	mux := http.NewServeMux()
 	for _, p := range d.passed {
 		if p.prefix == "" {
@@ -75,16 +76,31 @@ func (d *dash) handler(api, board http.Handler, metrics *http.ServeMux, g guards
 	mux.HandleFunc("GET /darklaunch/state", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, http.StatusOK, d.state()) })
 	mux.Handle("/api/v1/", api)
 	mux.Handle("/-/", api)
-	mux.Handle("/", board)
-	guarded, reads, open := g.change(mux), g.read(mux), g.open(metrics)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	mux.Handle("/", page)
+	guarded, reads := g.change(mux), g.read(mux)
+	open, drawn := g.open(metrics), g.open(page)
+	asked := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case slices.Contains([]string{"/metrics", "/healthz", "/readyz"}, r.URL.Path):
 			open.ServeHTTP(w, r)
+		case board.Public(r.URL.Path):
+			drawn.ServeHTTP(w, r)
 		case question(r):
 			reads.ServeHTTP(w, r)
 		default:
 			guarded.ServeHTTP(w, r)
+		}
+	}))
+	if d.signIn == nil {
+		return asked
+	}
+	lent, signIn := d.signIn.Lend(asked), g.open(http.HandlerFunc(d.signIn.Serve))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case board.SignInPath, board.SignOutPath:
+			signIn.ServeHTTP(w, r)
+		default:
+			lent.ServeHTTP(w, r)
 		}
 	})
 }

@@ -16,7 +16,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/chromedp/chromedp"
+
 	"darklaunch/dashboards/prom"
+	"darklaunch/internal/testenv/browser"
 )
 
 // startDash starts darklaunch dash and returns where it is.
@@ -278,6 +281,73 @@ func TestDashWithAnotherPrometheus(t *testing.T) {
 	waitFor(t, "it to be said that the other one fails", func() bool { return slices.Contains(conditions(t, base), "prometheus_down") })
 	other.CloseClientConnections()
 	stopped(t, r)
+}
+
+// TestDashSignIn signs in by browser where a token is asked for, and out again: the page
+// comes, neither scripts nor the log have the token, and a link from elsewhere
+// finds who is signed in.
+func TestDashSignIn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: needs a browser")
+	}
+	tab := browser.Open(t)
+	r, base := startDash(t, "--token", "open-sesame", "--rules", "none", "--log-level", "debug")
+	if err := chromedp.Do(tab.Ctx, chromedp.EmulateViewport(360, 800), chromedp.Navigate(base+"/?range=1h")); err != nil {
+		t.Fatal(err)
+	}
+	await := func(condition string) { // from one page to the next, where tab.Await would end with the first
+		t.Helper()
+		waitFor(t, condition, func() bool {
+			is, err := chromedp.Run(tab.Ctx, chromedp.Evaluate[bool]("!!("+condition+")"))
+			return err == nil && is
+		})
+	}
+	give := func(token string) {
+		t.Helper()
+		await(`document.querySelector("#token")`)
+		browser.Eval[bool](t, tab, fmt.Sprintf(`(() => { document.querySelector("#token").value = %q; setTimeout(() => document.querySelector("form").requestSubmit()); return true })()`, token))
+	}
+	give("open-barley")
+	await(`document.body.innerText.includes("That is not the token.")`)
+	if n := tab.Overflow(t); n > 0 {
+		t.Errorf("%d px too wide", n)
+	}
+	give("open-sesame")
+	await(`location.search === "?range=1h" && document.body.innerText.includes("No verdict is asked for.") && document.documentElement.dataset.drawn`)
+	if got := browser.Eval[string](t, tab, "document.cookie"); got != "" {
+		t.Errorf("got the cookies %q by script, want none", got)
+	}
+	// A link on another site: the browser keeps the cookie back, for that one request.
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<link rel="icon" href="data:,"><a href="%s/?range=5m">the board</a>`, base)
+	}))
+	defer elsewhere.Close()
+	if err := chromedp.Do(tab.Ctx, chromedp.Navigate(strings.Replace(elsewhere.URL, "127.0.0.1", "localhost", 1))); err != nil {
+		t.Fatal(err)
+	}
+	browser.Eval[bool](t, tab, `(() => { setTimeout(() => document.querySelector("a").click()); return true })()`)
+	await(`location.search === "?range=5m" && document.documentElement.dataset.drawn`)
+	browser.Eval[bool](t, tab, `(() => { setTimeout(() => document.querySelector("footer form").requestSubmit()); return true })()`)
+	await(`document.querySelector("#token")`)
+	for _, path := range []string{"/board/page.json", "/api/v1/query?query=1", "/darklaunch/state"} {
+		if status := browser.Eval[int](t, tab, fmt.Sprintf("fetch(%q).then(r => r.status)", path)); status != http.StatusUnauthorized {
+			t.Errorf("%s after signing out: got %d, want 401", path, status)
+		}
+	}
+	for _, c := range tab.Complaints() {
+		if !strings.HasPrefix(c, "Failed to load resource") { // the browser's own word for an answer that is no
+			t.Error(c)
+		}
+	}
+	if err := chromedp.Do(tab.Ctx, chromedp.Navigate("about:blank")); err != nil {
+		t.Fatal(err)
+	}
+	r.signal(syscall.SIGTERM)
+	code, _, stderr := r.end()
+	if code != exitDone || strings.Contains(stderr, "open-") || !strings.Contains(stderr, "sign-in refused") || !strings.Contains(stderr, "signed in") {
+		t.Errorf("got %d and the log %q, want both attempts and no token", code, stderr)
+	}
 }
 
 func TestDashRefuses(t *testing.T) {

@@ -34,23 +34,12 @@ var promised = []string{
 	"verdict_pairs_total{comparison,route,result}", "verdict_differences_total{route,field,kind}", "verdict_last_evaluation_timestamp_seconds",
 
 	"appserver_requests_total{method,channel,code}", "appserver_request_seconds{method}", "appserver_inflight_requests", "appserver_shed_total{reason}",
-	"appserver_stage_seconds{stage}",
+	"appserver_stage_seconds{stage}", "appserver_forwarded_total{result}", "appserver_forward_seconds",
 	"mailbox_loads_total{result}", "mailbox_commits_total{result}", "mailbox_commit_actions", "mailbox_fenced_total", "mailbox_replayed_actions_total",
 	"store_operations_total{op,result}", "store_operation_seconds{op}", "store_cells_written_total{family}", "store_bytes_total{op}",
 	"cache_requests_total{cache,result}", "cache_size_bytes{cache}", "cache_capacity_bytes{cache}", "cache_evictions_total{cache,reason}",
+	"ring_members{cell}", "ring_changes_total{cell,type}", "ring_moved_ratio{cell}", "ring_view_info{cell,hash}", "directory_lookups_total{result}",
 	"outbox_entries", "outbox_delivery_seconds",
-}
-
-// planned are promised, and exported once servers form cells. They are left out
-// of the comparison with what programs export, so that they may come one by one.
-var planned = [][2]string{
-	{"appserver_forwarded_total{result}", "Calls that were forwarded to their user's owner, by how they ended."},
-	{"appserver_forward_seconds", "What a forwarded call took."},
-	{"ring_members{cell}", "Servers in the ring, as this one sees it."},
-	{"ring_changes_total{cell,type}", "Changes of the ring."},
-	{"ring_moved_ratio{cell}", "Share of users whose server the last change moved."},
-	{"ring_view_info{cell,hash}", "1, with a hash of the ring that this server goes by."},
-	{"directory_lookups_total{result}", "Look-ups of a user's cell."},
 }
 
 // conditional are exported by some configurations, and not by the one that is run.
@@ -92,10 +81,6 @@ func testReference(t *testing.T, s *scraped) {
 		want[m] = true
 	}
 	left := maps.Clone(want)
-	soon := map[string]bool{}
-	for _, p := range planned {
-		soon[p[0]] = true
-	}
 	var b strings.Builder
 	b.WriteString(metricsIntro)
 	for _, p := range programs {
@@ -106,9 +91,6 @@ func testReference(t *testing.T, s *scraped) {
 			signature := signature(f, want)
 			switch {
 			case strings.HasPrefix(name, "go_"), strings.HasPrefix(name, "process_"), strings.HasPrefix(name, "promhttp_"), strings.HasPrefix(name, "gohbase_"):
-				continue
-			case soon[signature]:
-				t.Logf("%s is exported: it need not be called planned any more", signature)
 				continue
 			case want[signature]:
 				stays = append(stays, metricRow(signature, f))
@@ -127,14 +109,8 @@ func testReference(t *testing.T, s *scraped) {
 		metricTable(&b, stays)
 		metricTable(&b, changes)
 	}
-	b.WriteString("\n## Planned\n\nPromised, and exported once servers form cells.\n")
-	var rows [][3]string
-	for _, p := range planned {
-		rows = append(rows, [3]string{p[0], "", p[1]})
-	}
-	metricTable(&b, rows)
 	b.WriteString("\n## Every program\n\nOf the Go runtime and the process, those that the dashboards show.\n")
-	families, rows := s.families("mirror"), nil
+	families, rows := s.families("mirror"), [][3]string(nil)
 	for _, name := range everywhere {
 		if f := families[name]; f == nil {
 			t.Errorf("%s is not exported", name)

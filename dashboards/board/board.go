@@ -36,6 +36,8 @@ type Config struct {
 	// Mirror: a mirror's admin API answers below darklaunch/mirror/, and the page
 	// offers these actions; none at all shows it alone. Nil: there is no mirror.
 	Mirror []Action
+	// SignOut offers to sign out: see SignIn.
+	SignOut bool
 	// Scrape is how often Prometheus asks the programs. Zero means 15s.
 	Scrape time.Duration
 }
@@ -44,12 +46,12 @@ type Config struct {
 var web embed.FS
 
 // scripts in the order in which they stand in the page's one script.
-var scripts = []string{"dom.js", "words.js", "net.js", "chart.js", "panel.js", "verdict.js", "mirror.js", "alerts.js", "page.js"}
+var scripts = []string{"dom.js", "words.js", "net.js", "chart.js", "marks.js", "panel.js", "verdict.js", "mirror.js", "alerts.js", "page.js"}
 
 // policy lets the page load from and ask its own host alone, and keeps its script
 // from making markup of text.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+	"base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 
 // New returns the handler of / and of what the page loads, below board/. It is
 // mounted at a path that ends in /. An error says which panel the dashboards lack, or
@@ -73,7 +75,7 @@ func New(cfg Config) (http.Handler, error) {
 	script.WriteString("})();\n")
 	data, err := json.Marshal(pageJSON{
 		Title: title, Verdict: cfg.Verdict, Mirror: cfg.Mirror, Scrape: cmp.Or(cfg.Scrape, 15*time.Second).Seconds(),
-		Looks: looks(), Sections: sections,
+		Looks: looks(), Annotations: annotations(), Sections: sections,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("board: %w", err)
@@ -99,7 +101,11 @@ func New(cfg Config) (http.Handler, error) {
 	}
 	var page bytes.Buffer
 	shown := slices.DeleteFunc(slices.Clone(sections), func(s section) bool { return s.Title == "" })
-	if err := t.Execute(&page, map[string]any{"Title": title, "Style": css, "Script": js, "Sections": shown, "UPlot": uplot.Version}); err != nil {
+	filled := map[string]any{"Title": title, "Style": css, "Script": js, "Sections": shown, "UPlot": uplot.Version}
+	if cfg.SignOut {
+		filled["SignOut"] = strings.TrimPrefix(SignOutPath, "/")
+	}
+	if err := t.Execute(&page, filled); err != nil {
 		return nil, fmt.Errorf("board: %w", err)
 	}
 	add("/{$}", "text/html; charset=utf-8", fresh, page.Bytes())
@@ -116,12 +122,28 @@ func file(name string) string {
 
 // pageJSON is what the script reads at board/page.json.
 type pageJSON struct {
-	Title    string                              `json:"title"`
-	Verdict  bool                                `json:"verdict"`
-	Mirror   []Action                            `json:"mirror"` // null: there is none
-	Scrape   float64                             `json:"scrape_s"`
-	Looks    map[dashboards.Role]dashboards.Look `json:"looks"`
-	Sections []section                           `json:"sections"`
+	Title       string                              `json:"title"`
+	Verdict     bool                                `json:"verdict"`
+	Mirror      []Action                            `json:"mirror"` // null: there is none
+	Scrape      float64                             `json:"scrape_s"`
+	Looks       map[dashboards.Role]dashboards.Look `json:"looks"`
+	Annotations []annotation                        `json:"annotations"`
+	Sections    []section                           `json:"sections"`
+}
+
+// annotation is a dashboards.Annotation as the page draws it.
+type annotation struct {
+	dashboards.Annotation
+	Color string  `json:"color"`
+	Step  float64 `json:"step_s"`
+}
+
+func annotations() (all []annotation) {
+	for _, a := range dashboards.Annotations() {
+		look, _ := a.Role.Look()
+		all = append(all, annotation{a, look.Color, a.Every.Seconds()})
+	}
+	return all
 }
 
 func looks() map[dashboards.Role]dashboards.Look {
@@ -152,15 +174,20 @@ func newAsset(kind, caching string, content []byte) *asset {
 	return &asset{kind: kind, caching: caching, tag: hex.EncodeToString(sum[:8]), plain: content, zipped: z.Bytes()}
 }
 
+// protect has a browser keep a page to itself.
+func protect(h http.Header) {
+	h.Set("Content-Security-Policy", policy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+}
+
 func (a *asset) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", a.kind)
 	h.Set("Cache-Control", a.caching)
 	h.Set("Vary", "Accept-Encoding")
-	h.Set("Content-Security-Policy", policy)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	protect(h)
 	body, tag := a.plain, `"`+a.tag+`"`
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		body, tag = a.zipped, `"`+a.tag+`z"`

@@ -55,6 +55,7 @@ func newSite(t *testing.T, cfg Config, change func(*site)) *site {
 	mux := http.NewServeMux()
 	mux.Handle("/", page)
 	mux.HandleFunc("/api/v1/rules", func(w http.ResponseWriter, r *http.Request) { w.Write(s.rules) })
+	mux.HandleFunc("/api/v1/query_exemplars", serveExemplars)
 	mux.HandleFunc("/api/v1/", func(w http.ResponseWriter, r *http.Request) { s.prom(w, r) })
 	mux.HandleFunc("/darklaunch/verdict/api/v1/events", func(w http.ResponseWriter, r *http.Request) { s.events(w, r) })
 	mux.HandleFunc("/darklaunch/verdict/api/v1/verdict", func(w http.ResponseWriter, r *http.Request) { w.Write(s.verdict) })
@@ -304,6 +305,8 @@ func servePrometheus(w http.ResponseWriter, r *http.Request) {
 	end, _ := strconv.ParseInt(r.FormValue("end"), 10, 64)
 	step, _ := strconv.ParseInt(r.FormValue("step"), 10, 64)
 	switch {
+	case strings.HasPrefix(query, "max by (scenario, phase)"), strings.HasPrefix(query, "max by (comparison, state)"):
+		kind, result = "matrix", marked(query, start, end, step)
 	case query == "up == 0":
 		result = append(result, map[string]any{"metric": map[string]string{"job": "appserver", "instance": "127.0.0.1:7001"}, "value": []any{moment.Unix(), "0"}})
 	case r.URL.Path == "/api/v1/query":
@@ -329,6 +332,38 @@ func servePrometheus(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": kind, "result": result}})
+}
+
+// marked is what annotations find: a load that goes on to measure in the middle of the
+// time, and a comparison that fails at two thirds.
+func marked(query string, start, end, step int64) (result []any) {
+	of := func(from, to int64, labels ...string) {
+		var points []any
+		for t := start + from*(end-start)/12/step*step; t <= start+to*(end-start)/12; t += step {
+			points = append(points, []any{t, "1"})
+		}
+		result = append(result, map[string]any{"metric": l(1, 0, labels...).labels, "values": points})
+	}
+	if strings.Contains(query, "loadgen_phase") {
+		of(0, 5, "scenario", "messages", "phase", "settle")
+		of(6, 12, "scenario", "messages", "phase", "measure")
+		return result
+	}
+	of(8, 8, "comparison", "messages", "state", "fail")
+	return result
+}
+
+// serveExemplars names a trace of each role.
+func serveExemplars(w http.ResponseWriter, r *http.Request) {
+	var all []any
+	for role, value := range map[string]string{"live": "0.0391", "shadow": "0.0452"} {
+		if strings.Contains(r.FormValue("query"), `role="`+role+`"`) {
+			all = append(all, map[string]any{"seriesLabels": map[string]string{"role": role, "route": "/threads"}, "exemplars": []any{
+				map[string]any{"labels": map[string]string{"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}, "value": value, "timestamp": float64(moment.Unix() - 100)},
+			}})
+		}
+	}
+	json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": all})
 }
 
 func decimal(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }

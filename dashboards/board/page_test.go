@@ -335,6 +335,44 @@ func TestPrint(t *testing.T) {
 	}
 }
 
+// TestMarks holds that what happened in the time is told, and drawn into the charts, and
+// that calls with a trace are.
+func TestMarks(t *testing.T) {
+	tab := browser.Open(t)
+	s := newSite(t, Config{}, nil)
+	s.open(t, tab, 1280, 900)
+	got := browser.Eval[[]string](t, tab, `[...document.querySelectorAll("#marks li")].map(m => m.innerText.replace(/ \S+ /, " "))`)
+	if want := []string{"a load messages: measure", "b messages: fail"}; !slices.Equal(got, want) {
+		t.Errorf("got the marks %q, want %q: a phase that had begun before is none", got, want)
+	}
+	// A column of the chart that the first mark crosses has ink over most of its height.
+	const inked = `(() => {
+		const c = document.querySelector("#darklaunch-roles-101 canvas"), g = c.getContext("2d"), px = devicePixelRatio;
+		const u = [...document.querySelectorAll("#darklaunch-roles-101 .u-over")][0].getBoundingClientRect(), o = c.getBoundingClientRect();
+		const x = Math.round((u.left - o.left + u.width * 0.5) * px);
+		const wide = 7, high = Math.round(u.height * px), d = g.getImageData(x - 3, Math.round((u.top - o.top) * px), wide, high).data;
+		let most = 0;
+		for (let column = 0; column < wide; column++) {
+			let n = 0;
+			for (let row = 0; row < high; row++) if (d[(row * wide + column) * 4 + 3] > 60) n++;
+			most = Math.max(most, n / high);
+		}
+		return most;
+	})()`
+	if share := browser.Eval[float64](t, tab, inked); share < 0.3 {
+		t.Errorf("got ink on %.2f of the middle of the chart, want a dashed line", share)
+	}
+	traces := browser.Eval[string](t, tab, `document.querySelector("#darklaunch-roles-203 .traces").textContent`)
+	for _, want := range []string{"shadow /threads", "45.2", "4bf92f3577b34da6a3ce929d0e0e4736"} {
+		if !strings.Contains(traces, want) {
+			t.Errorf("got the traces %q, want %q among them", traces, want)
+		}
+	}
+	for _, c := range tab.Complaints() {
+		t.Error(c)
+	}
+}
+
 // TestRange holds that another length of time is asked for, and stays in the address.
 func TestRange(t *testing.T) {
 	tab := browser.Open(t)

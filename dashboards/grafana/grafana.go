@@ -46,6 +46,7 @@ type annotations struct {
 type annotation struct {
 	dashboard.AnnotationQuery
 	TitleFormat string `json:"titleFormat"`
+	Step        string `json:"step"` // a minute if it were not said
 }
 
 // Render returns d as JSON that Grafana imports.
@@ -64,7 +65,7 @@ func Render(d *dashboards.Dashboard) ([]byte, error) {
 	for _, a := range dashboards.Annotations() {
 		look, _ := a.Role.Look()
 		doc.Annotations.List = append(doc.Annotations.List, annotation{
-			dashboard.AnnotationQuery{Name: a.Name, Datasource: source(), Enable: true, IconColor: look.Color, Expr: &a.Expr}, a.Text,
+			dashboard.AnnotationQuery{Name: a.Name, Datasource: source(), Enable: true, IconColor: look.Color, Expr: &a.Expr}, a.Text, a.Every.String(),
 		})
 	}
 	var err error
@@ -198,9 +199,8 @@ func target(k dashboards.Kind, i int, q dashboards.Query) variants.Dataquery {
 		format = prometheus.PromQueryFormatTable
 	case dashboards.Heatmap:
 		format = prometheus.PromQueryFormatHeatmap
-	case dashboards.TimeSeries:
-		t.Exemplar = new(true)
 	}
+	t.Exemplar = new(q.Exemplars)
 	t.Format, t.Instant, t.Range = &format, new(k.Instant()), new(!k.Instant())
 	return t
 }

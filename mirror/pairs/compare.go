@@ -2,6 +2,7 @@ package pairs
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"iter"
 	"time"
@@ -24,6 +25,21 @@ type told struct {
 	timeout    [lanes.NumRoles]bool
 	liveFailed bool
 	liveTook   time.Duration
+	of         *Pair
+}
+
+// traces are the ids of the traces that each side of the pair is of, live's and that
+// of its copies, which is named by the pair; empty if live's is not kept, or is none
+// (W3C Trace Context, section 3.2).
+func (t *told) traces() (live, copies string) {
+	v, _ := t.of.Live.Request.Header.Get("traceparent")
+	if len(v) < 55 || string(v[53:55]) != "01" {
+		return "", ""
+	}
+	if _, err := hex.DecodeString(string(v[3:35])); err != nil {
+		return "", ""
+	}
+	return string(v[3:35]), hex.EncodeToString(t.of.ID[:])
 }
 
 // evidence reports whether the pair tells something of the roles.
@@ -34,7 +50,7 @@ func (t *told) equal() bool { return t.differs == [lanes.NumRoles]bool{} }
 
 // tell reads what a pair says.
 func (p *Pair) tell() told {
-	t := told{complete: p.Live.Outcome == observe.Complete, judged: true, roles: p.Roles}
+	t := told{complete: p.Live.Outcome == observe.Complete, judged: true, roles: p.Roles, of: p}
 	if !t.complete {
 		return t
 	}

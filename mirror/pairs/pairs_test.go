@@ -43,12 +43,12 @@ func (*taker) Answer(*observe.Exchange) observe.Mode  { return observe.Keep }
 func (k *taker) Done(x *observe.Exchange)             { k.x, _ = x.Take() }
 func (*taker) Abandoned(a observe.Abandonment)        { panic(a.Rule.String()) }
 
-// live returns an exchange as the observer saw it.
-func live(t testing.TB, answer string) *observe.Exchange {
+// live returns an exchange as the observer saw it, with further fields of its request.
+func live(t testing.TB, answer string, fields ...string) *observe.Exchange {
 	t.Helper()
 	k := new(taker)
 	c := observe.New(observe.Config{}).Conn(k)
-	c.FromClient(epoch, []byte("POST /users/ann HTTP/1.1\r\nHost: h\r\nX-User: ann\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"))
+	c.FromClient(epoch, []byte("POST /users/ann HTTP/1.1\r\nHost: h\r\nX-User: ann\r\nContent-Type: application/json\r\nContent-Length: 13\r\n"+strings.Join(append(fields, "\r\n"), "\r\n")))
 	c.FromClient(epoch.Add(5*time.Millisecond), []byte(`{"who":"ann"}`))
 	c.FromLive(end, []byte(answer))
 	c.Close(observe.Live)

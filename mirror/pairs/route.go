@@ -20,8 +20,9 @@ type Route struct {
 	salt    string // of who is in the share
 	metrics routeMetrics
 
-	mu  sync.Mutex
-	now window
+	mu     sync.Mutex
+	now    window
+	traced time.Time // when a pair last told its traces
 }
 
 // numSides is the roles and live, which is the last.
@@ -149,22 +150,39 @@ func (r *Route) countOutcomes(t *told) {
 		w.apart++
 		return
 	}
-	r.took(numSides-1, t.liveTook)
+	live, copies := r.traces(t)
+	r.took(numSides-1, t.liveTook, live)
 	for role, in := range t.roles {
 		switch {
 		case !in:
 		case t.timeout[role]:
 			w.timeouts[role]++
 		case t.took[role] >= 0:
-			r.took(role, t.took[role])
+			r.took(role, t.took[role], copies)
 		}
 	}
 }
 
-func (r *Route) took(side int, d time.Duration) {
+// traces are the pair's, once a second: so many are enough to look at.
+func (r *Route) traces(t *told) (live, copies string) {
+	at := t.of.Live.Answer.Last
+	if at.Sub(r.traced) < time.Second {
+		return "", ""
+	}
+	if live, copies = t.traces(); live != "" {
+		r.traced = at
+	}
+	return live, copies
+}
+
+func (r *Route) took(side int, d time.Duration, trace string) {
 	r.now.took[side].Record(d)
-	if m := r.metrics.took[side]; m != nil {
+	switch m := r.metrics.took[side]; {
+	case m == nil:
+	case trace == "":
 		m.Observe(d.Seconds())
+	default:
+		m.(prometheus.ExemplarObserver).ObserveWithExemplar(d.Seconds(), prometheus.Labels{"trace_id": trace})
 	}
 }
 

@@ -35,12 +35,13 @@ const range = (u, low, high) => {
   return [low - pad, high + pad];
 };
 
-const frameOf = (box, frame, unit, more) => ({
+const frameOf = (box, frame, unit, more, ...paint) => ({
   width: Math.max(220, box.clientWidth), height: printing.now ? 150 : 170, ms: 1e-3, padding: [8, 16, 0, 0],
   legend: {show: false}, axes: axes(unit),
   cursor: {sync: {key: "board"}, points: {size: 6}, drag: {x: false, y: false}},
   ...more,
   scales: {x: {time: true, range: () => [frame.start, frame.end]}, ...more.scales},
+  hooks: {...more.hooks, draw: paint},
 });
 
 const gridOf = frame => {
@@ -51,18 +52,39 @@ const gridOf = frame => {
 
 const place = (frame, t) => Math.round((t - frame.start) / frame.step);
 
-// lines draws series of {values: Map by place}; hover gets the place under the pointer.
-const lines = (box, frame, unit, series, looks, hover) => {
+// lines draws series of {values: Map by place}; hover gets the place under the pointer,
+// and each of paint the chart once it is drawn.
+const lines = (box, frame, unit, series, looks, hover, ...paint) => {
   const xs = gridOf(frame);
   return new uPlot(frameOf(box, frame, unit, {
-    scales: {x: {time: true, range: () => [frame.start, frame.end]}, y: {range}},
+    scales: {y: {range}},
     series: [{}, ...series.map((s, i) => {
       const look = lookOf(s, i, looks);
       // A value with nothing beside it is no line, and would not be seen.
       return {...look, spanGaps: false, points: {show: (u, si, from, to) => { const d = u.data[si]; return d.some((v, j) => v != null && d[j - 1] == null && d[j + 1] == null); }, size: 5, fill: look.stroke}};
     })],
     hooks: {setCursor: [u => hover(u.cursor.idx)]},
-  }), [xs, ...series.map(s => xs.map((_, i) => s.values.get(i) ?? null))], box);
+  }, ...paint), [xs, ...series.map(s => xs.map((_, i) => s.values.get(i) ?? null))], box);
+};
+
+// dots marks single values, as {t, value, color}, on a chart of lines.
+const dots = points => u => {
+  const ctx = u.ctx, {left, top, width, height} = u.bbox, px = devicePixelRatio || 1;
+  ctx.save();
+  ctx.lineWidth = px;
+  for (const p of points) {
+    const x = u.valToPos(p.t, "x", true), y = u.valToPos(p.value, "y", true);
+    if (!(x >= left && x <= left + width && y >= top && y <= top + height)) continue;
+    ctx.strokeStyle = p.color;
+    ctx.beginPath();
+    ctx.moveTo(x, y - 4 * px);
+    ctx.lineTo(x + 4 * px, y);
+    ctx.lineTo(x, y + 4 * px);
+    ctx.lineTo(x - 4 * px, y);
+    ctx.closePath();
+    ctx.stroke();
+  }
+  ctx.restore();
 };
 
 // nice is the next of 1, 2 and 5 times a power of ten.
@@ -72,7 +94,7 @@ const nice = (v, way) => {
 };
 
 // heat draws columns of {buckets: [[low, high, count]]}: the darker, the more.
-const heat = (box, frame, unit, columns, colour) => {
+const heat = (box, frame, unit, columns, colour, ...paint) => {
   let low = Infinity, high = 0, most = 0;
   for (const c of columns.values()) for (const [a, b, n] of c) {
     if (n <= 0 || b <= 0) continue;
@@ -84,7 +106,7 @@ const heat = (box, frame, unit, columns, colour) => {
   low = nice(low, Math.floor);
   high = nice(high || 1, Math.ceil);
   const xs = gridOf(frame);
-  const paint = u => {
+  const fill = u => {
     const ctx = u.ctx, half = frame.step / 2;
     ctx.save();
     ctx.beginPath();
@@ -103,11 +125,10 @@ const heat = (box, frame, unit, columns, colour) => {
     ctx.restore();
   };
   const plot = new uPlot(frameOf(box, frame, unit, {
-    scales: {x: {time: true, range: () => [frame.start, frame.end]}, y: {distr: 3, log: 10, range: () => [low, high]}},
+    scales: {y: {distr: 3, log: 10, range: () => [low, high]}},
     series: [{}, {show: true, stroke: "transparent", points: {show: false}}],
     cursor: {sync: {key: "board"}, points: {show: false}, drag: {x: false, y: false}},
-    hooks: {draw: [paint]},
-  }), [xs, xs.map(() => null)], box);
+  }, fill, ...paint), [xs, xs.map(() => null)], box);
   return {plot, most};
 };
 

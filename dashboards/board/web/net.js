@@ -43,11 +43,18 @@ const body = async (response, most) => {
   }
 };
 
+// barred goes where one signs in, if it was our own server that wants a token.
+const barred = response => {
+  if (response.status !== 401 || !/realm="darklaunch"/.test(response.headers.get("WWW-Authenticate") ?? "")) return;
+  location.replace("darklaunch/sign-in?" + new URLSearchParams({view: location.search.slice(1)}));
+};
+
 // ask returns the JSON that url answers with.
 const ask = async (url, init = {}) => {
   const signal = AbortSignal.timeout(timeout);
   try {
     const response = await fetch(url, {cache: "no-store", redirect: "error", ...init, signal});
+    barred(response);
     const text = await body(response, longest);
     if (!response.ok) throw new Problem(`answers ${response.status}${text.trim() ? ": " + firstLine(text) : ""}`);
     try {
@@ -83,6 +90,7 @@ const follow = async (url, event, broken) => {
       alive();
       const response = await fetch(url, {cache: "no-store", redirect: "error", headers: {Accept: "text/event-stream"}, signal: stop.signal});
       if (!response.ok) {
+        barred(response);
         const text = await body(response, 64 << 10);
         throw new Problem(`answers ${response.status}${text.trim() ? ": " + firstLine(text) : ""}`);
       }

@@ -11,11 +11,12 @@ const start = async () => {
     byId("verdict-body").replaceChildren(el("h1", {}, "The page can’t be drawn."), el("p", {class: "trouble"}, `Its own server ${e.message}. Load it again.`));
     return;
   }
-  const panels = [];
+  const panels = [], marks = new Marks(board);
+  marks.changed = () => panels.forEach(p => p.uplot?.redraw(false));
   for (const section of board.sections) {
     const grid = byId(section.id + "-panels");
     for (const spec of section.panels) {
-      const panel = new Panel(board, spec);
+      const panel = new Panel(board, spec, marks);
       panels.push(panel);
       grid.append(panel.node);
     }
@@ -28,7 +29,7 @@ const start = async () => {
     said.textContent = bad ? `${bad} of ${all.length} questions to Prometheus have no answer.` : `As of ${clock(now())}${Number.isNaN(fixed) ? "" : ", a fixed time"}`;
     said.className = bad ? "trouble" : "soft";
   };
-  const askFor = shown => Promise.all([alerts, ...shown].map(p => p.refresh())).then(tell);
+  const askFor = shown => Promise.all([marks.refresh(frameNow(board)), ...[alerts, ...shown].map(p => p.refresh())]).then(tell);
 
   // Only what is near the window is asked for.
   const seen = new IntersectionObserver(entries => {

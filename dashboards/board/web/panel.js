@@ -56,6 +56,16 @@ const seriesOf = (panel, query, result, frame) => result.map(r => {
   return {name: nameOf(query, r.metric), role: query.role, unit: query.unit ?? panel.unit, values};
 });
 
+// fetchTraces returns the calls whose traces are kept that a query's series count, the
+// slowest first. They are no more than a hint: without an answer there are none.
+const mostTraces = 100, inTraces = 5;
+const fetchTraces = (query, frame, unit) => turn(async () => {
+  const answer = await ask("api/v1/query_exemplars?" + new URLSearchParams({query: expand(query, frame), start: frame.start, end: frame.end}));
+  return (Array.isArray(answer?.data) ? answer.data : []).flatMap(s => (s?.exemplars ?? []).map(e => ({
+    t: Number(e?.timestamp), value: number(e?.value), id: String(e?.labels?.trace_id ?? ""), name: [query.role, s.seriesLabels?.route ?? s.seriesLabels?.method].filter(Boolean).join(" "), role: query.role, unit,
+  }))).filter(e => e.value != null && Number.isFinite(e.t) && e.id).sort((a, b) => b.value - a.value).slice(0, mostTraces);
+}).catch(() => []);
+
 const lastOf = s => Math.max(...s.values.keys());
 
 // levelOf is what a value means.
@@ -67,17 +77,19 @@ const levelOf = (panel, v) => {
 const meaning = {good: "fine", warn: "near its limit", bad: "beyond its limit", neutral: ""};
 
 class Panel {
-  constructor(board, spec) {
+  constructor(board, spec, marks) {
     this.board = board;
     this.spec = spec;
+    this.marks = u => marks.paint(u);
     this.plot = el("div", {class: "plot " + spec.kind, role: spec.kind === "table" || spec.kind === "stat" || spec.kind === "state" ? null : "img", "aria-label": spec.kind === "table" || spec.kind === "stat" || spec.kind === "state" ? null : spec.title});
     this.note = el("p", {class: "note"}, "Prometheus is being asked.");
     this.legend = el("div", {class: "legend"});
+    this.traced = el("div", {class: "legend"});
     const about = el("details", {class: "about"},
       el("summary", {"aria-label": "About " + spec.title, title: "What this shows"}, "i"),
       el("div", {class: "what"}, el("p", {}, spec.description), spec.queries.map(q => el("code", {}, q.expr))));
     this.node = el("figure", {class: "panel " + spec.kind, id: `${spec.dashboard}-${spec.id}`},
-      el("figcaption", {}, el("h3", {}, spec.title), about), this.plot, this.note, this.legend);
+      el("figcaption", {}, el("h3", {}, spec.title), about), this.plot, this.note, this.legend, this.traced);
     this.seen = false;
     this.asked = 0;
   }
@@ -93,9 +105,13 @@ class Panel {
     const frame = frameNow(this.board), asked = ++this.asked;
     const instant = this.spec.kind === "stat" || this.spec.kind === "table";
     try {
-      const answers = await Promise.all(this.spec.queries.map(q => instant ? fetchNow(q, frame) : fetchRange(q, frame)));
+      const [answers, traces] = await Promise.all([
+        Promise.all(this.spec.queries.map(q => instant ? fetchNow(q, frame) : fetchRange(q, frame))),
+        Promise.all(this.spec.queries.filter(q => q.exemplars).map(q => fetchTraces(q, frame, q.unit ?? this.spec.unit))),
+      ]);
       if (asked !== this.asked) return;
       this.answers = answers;
+      this.traces = traces.flat().sort((a, b) => b.value - a.value);
       this.frame = frame;
       this.answered = now();
       this.failed = false;
@@ -119,6 +135,7 @@ class Panel {
     this.uplot = null;
     this.plot.replaceChildren();
     this.legend.replaceChildren();
+    this.traced.replaceChildren();
     this.say(this.answers.flat().length ? "There are no values in this time." : "There is no data: no program that is scraped says anything of it in this time.");
   }
 
@@ -157,7 +174,8 @@ class Panel {
     const cells = this.drawLegend(shown, zero === found.length ? 0 : zero, left);
     this.uplot = lines(this.plot, this.frame, this.spec.unit, shown, this.board.looks, idx => shown.forEach((s, i) => {
       if (cells[i]) cells[i].textContent = quantity(idx == null ? end(s) : s.values.get(idx), s.unit);
-    }));
+    }), this.marks, dots(this.traces.map(t => ({...t, color: this.board.looks[t.role]?.color ?? css("--soft")}))));
+    this.drawTraces();
     this.plot.setAttribute("aria-label", `${this.spec.title}: ${shown.slice(0, inLegend).map(s => `${s.name} ${quantity(end(s), s.unit)}`).join(", ")}`);
     this.say(this.freshness(found), "warn");
     return true;
@@ -189,6 +207,13 @@ class Panel {
     return this.legend.contains(cells[0]) ? cells : [...this.legend.querySelectorAll(".value")];
   }
 
+  drawTraces() {
+    const slowest = this.traces.slice(0, inTraces);
+    render(this.traced, slowest, () => slowest.length > 0 && el("details", {"data-key": "traces"},
+      el("summary", {}, `◇ ${plural(this.traces.length, "call")} with a trace`),
+      el("ul", {class: "traces"}, slowest.map(t => el("li", {}, el("time", {}, clock(t.t * 1000)), ` ${clip(t.name, 40)} ${quantity(t.value, t.unit)} `, el("code", {}, clip(t.id, 64)))))));
+  }
+
   drawHeat() {
     const columns = new Map();
     for (const r of this.answers[0]) for (const [t, h] of r.histograms ?? []) {
@@ -204,7 +229,7 @@ class Panel {
     this.uplot?.destroy();
     this.plot.replaceChildren();
     const role = this.spec.queries[0].role, colour = this.board.looks[role]?.color ?? css("--p0");
-    const {plot, most} = heat(this.plot, this.frame, this.spec.unit, columns, colour);
+    const {plot, most} = heat(this.plot, this.frame, this.spec.unit, columns, colour, this.marks);
     this.uplot = plot;
     const last = columns.get(Math.max(...columns.keys())), busiest = last.reduce((a, b) => b[2] > a[2] ? b : a, [0, 0, 0]);
     this.plot.setAttribute("aria-label", `${this.spec.title}: of late most are between ${quantity(busiest[0], this.spec.unit)} and ${quantity(busiest[1], this.spec.unit)}`);
