@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
@@ -101,7 +102,9 @@ type Server struct {
 	answers  map[string]protoreflect.MessageType // of methods that are forwarded, by their full names
 
 	// moving is called after each step of a move, which its error ends. Nil but in tests.
-	moving func(step) error
+	moving     func(step) error
+	unfinished unfinished
+	patience   time.Duration
 
 	ended   chan struct{} // closed by EndStreams
 	endOnce sync.Once
@@ -128,10 +131,14 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Tracer == nil {
 		cfg.Tracer = noop.NewTracerProvider().Tracer("")
 	}
-	s := &Server{cfg: cfg, tracer: cfg.Tracer, answers: answers(), ended: make(chan struct{})}
+	s := &Server{
+		cfg: cfg, tracer: cfg.Tracer, answers: answers(), ended: make(chan struct{}), patience: patience,
+		unfinished: unfinished{queue: make(chan departure, maxUnfinished), known: map[action.User]bool{}},
+	}
 	if cfg.Router != nil {
 		cfg.Mailboxes.Begin = s.begin
 	}
+	cfg.Mailboxes.Departed = s.departed
 	cfg.Mailboxes.Deliver = s.deliverEntry
 	cfg.Mailboxes.Delivers = func(p action.Participant) bool { return p.User != "" }
 	cfg.Mailboxes.MaxBody = cfg.Limits.Body
@@ -152,6 +159,7 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Run(ctx context.Context) error {
 	var following sync.WaitGroup
 	following.Go(func() { s.follow(ctx) })
+	following.Go(func() { s.finishMoves(ctx) })
 	defer following.Wait()
 	return s.pool.Run(ctx)
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -14,9 +16,11 @@ import (
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/action"
+	"darklaunch/appserver/client"
 	"darklaunch/appserver/directory"
 	"darklaunch/appserver/mailbox"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/pause"
 )
 
 // maxPiece bounds the bytes of cells in one message of Export, a single cell aside.
@@ -83,6 +87,10 @@ const (
 	steps
 )
 
+func (s step) String() string {
+	return [...]string{"begun", "copied", "sealed", "finished", "opened", "published"}[s]
+}
+
 // move brings a user here.
 type move struct {
 	s          *Server
@@ -140,6 +148,96 @@ func (m *move) do(ctx context.Context) error {
 	}
 	m.closed = time.Since(begin)
 	return m.step(opened)
+}
+
+// patience is how long a move that has closed the old row is given to be finished by who
+// has begun it.
+const patience = 2 * time.Second
+
+// Bounds of finishing moves: how many wait, and how many are under way.
+const (
+	maxUnfinished = 256
+	maxFinishing  = 8
+)
+
+// unfinished are moves from this cell that may have been given up half way: nobody
+// serves their users, or the directory does not know where they are.
+type unfinished struct {
+	queue chan departure
+
+	mu    sync.Mutex
+	known map[action.User]bool // in queue, or being finished
+}
+
+// departure is a user who was found to have left.
+type departure struct {
+	user action.User
+	to   *mailbox.Moved
+	due  time.Time
+}
+
+// departed notes a user whose row here is sealed. One too many is dropped: the user is
+// asked for again, if the move is not finished.
+func (s *Server) departed(u action.User, to *mailbox.Moved) {
+	if s.cfg.Directory == nil || s.cfg.Router == nil {
+		return
+	}
+	s.unfinished.mu.Lock()
+	defer s.unfinished.mu.Unlock()
+	if s.unfinished.known[u] {
+		return
+	}
+	select {
+	case s.unfinished.queue <- departure{u, to, time.Now().Add(s.patience)}:
+		s.unfinished.known[u] = true
+	default:
+	}
+}
+
+// finishMoves finishes those moves that are not by the time that they are due, until ctx
+// ends.
+func (s *Server) finishMoves(ctx context.Context) {
+	var under errgroup.Group
+	under.SetLimit(maxFinishing)
+	defer func() { _ = under.Wait() }() // which has no errors
+	for {
+		select {
+		case d := <-s.unfinished.queue:
+			if pause.For(ctx, time.Until(d.due)) != nil {
+				return
+			}
+			under.Go(func() error {
+				s.finishMove(ctx, d)
+				s.unfinished.mu.Lock()
+				defer s.unfinished.mu.Unlock()
+				delete(s.unfinished.known, d.user)
+				return nil
+			})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// finishMove has the cell to which a user has left take the user in, unless the directory
+// says that this is done. It may come beside another attempt, or late: see package
+// mailbox.
+func (s *Server) finishMove(ctx context.Context, d departure) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	at, err := s.cfg.Directory.Fresh(ctx, string(d.user))
+	if err == nil && at.Generation >= d.to.Generation {
+		return
+	}
+	if err == nil {
+		r := &messagesv1.MoveRequest{From: s.cfg.Cell, Generation: d.to.Generation}
+		_, err = messagesv1.NewTransferClient(s.cfg.Router.At(d.to.Cell)).Move(client.As(ctx, string(d.user)), r)
+	}
+	if err != nil {
+		s.cfg.Log.Warn("a move that was given up half way could not be finished, yet", "user", d.user, "to", d.to.Cell, "generation", d.to.Generation, "err", err)
+		return
+	}
+	s.cfg.Log.Info("a move that was given up half way is finished", "user", d.user, "to", d.to.Cell, "generation", d.to.Generation)
 }
 
 // copy copies what the old row's log has beyond what is here; all is with the outbox, of a

@@ -17,7 +17,9 @@ import (
 
 	messagesv1 "darklaunch/api/messages/v1"
 	"darklaunch/appserver/client"
+	"darklaunch/appserver/directory"
 	"darklaunch/appserver/store"
+	"darklaunch/internal/pause"
 )
 
 // openIn returns the cells in which a user's row is open.
@@ -313,5 +315,65 @@ func (w *world) settled(ctx context.Context, user string, cells []string) {
 				break
 			}
 		}
+	}
+}
+
+// TestMoverDies: whatever step of a move is its last, the user is served again without
+// anybody running it once more, by whichever server is asked, and the directory comes to
+// know where. A move that had not closed the old row has not happened.
+func TestMoverDies(t *testing.T) {
+	errDied := errors.New("planted")
+	for last := range steps {
+		t.Run(last.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, map[string]int{"a": 2, "b": 1})
+			a, b := w.cells["a"].servers[0], w.cells["b"].servers[0]
+			user := w.in("a", 1)[0]
+			for i := range 3 {
+				if _, err := a.conn.Send(w.as(user), to(note(fmt.Sprint(i), fmt.Sprint("body ", i)), user)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var died atomic.Bool
+			b.server.moving = func(s step) error {
+				if s == last && died.CompareAndSwap(false, true) {
+					return errDied
+				}
+				return nil
+			}
+			if _, err := w.move(t.Context(), user, "a", "b", 1); err == nil || !died.Load() {
+				t.Fatalf("got %v, want a mover that dies", err)
+			}
+			for i, s := range []*testServer{a, b, w.cells["a"].servers[1]} {
+				for { // a server answers UNAVAILABLE while nobody serves the user
+					_, err := s.conn.Send(w.as(user), to(note(fmt.Sprint("later-", i), "later"), user))
+					if err == nil {
+						break
+					}
+					if status.Code(err) != codes.Unavailable {
+						t.Fatal(err)
+					}
+				}
+			}
+			want := directory.Place{Cell: "b", Generation: 1}
+			if last < sealed {
+				want = directory.Place{Cell: "a"}
+			}
+			d := w.directory()
+			for at := (directory.Place{}); at != want; {
+				var err error
+				if at, err = d.Fresh(w.as(user), user); err != nil {
+					t.Fatal(err)
+				}
+				_ = pause.For(w.as(user), time.Millisecond)
+			}
+			if open := w.openIn(user); fmt.Sprint(open) != fmt.Sprint([]string{want.Cell}) {
+				t.Errorf("the row is open in %v, want %s", open, want.Cell)
+			}
+			stats, err := a.conn.MailboxStats(w.as(user), &messagesv1.MailboxStatsRequest{})
+			if err != nil || stats.Messages != 6 {
+				t.Errorf("got %v, %v, want 6 messages", stats, err)
+			}
+		})
 	}
 }

@@ -349,7 +349,11 @@ func (r *Router) judge(ctx context.Context, user string, ring bool, err error) v
 			if r.cfg.Directory == nil {
 				return final
 			}
-			r.cfg.Directory.Learn(user, directory.Place{Cell: d.GetCell(), Generation: d.GetDirectoryVersion()})
+			if !r.cfg.Directory.Learn(user, directory.Place{Cell: d.GetCell(), Generation: d.GetDirectoryVersion()}) {
+				// Half way of a move each cell names the other. The one that the user has left
+				// sees to it that the move is finished, if it is asked.
+				r.cfg.Directory.Doubt(user)
+			}
 			return elsewhere
 		}
 	}

@@ -274,6 +274,13 @@ func (d *Directory) Learn(user string, p Place) bool {
 	return true
 }
 
+// Doubt forgets what a cell has said about a user, as another does not agree.
+func (d *Directory) Doubt(user string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.learned.Remove(user)
+}
+
 // read reads a slice, once for all who ask for it meanwhile.
 func (d *Directory) read(ctx context.Context, i int) (*slice, error) {
 	d.mu.Lock()

@@ -110,12 +110,16 @@ func (b *box) claim(ctx context.Context, owner *fence.Owner) error {
 		}
 		w, err := claim(row.Fence, view, newTag())
 		if errors.Is(err, fence.ErrSealed) {
-			moved, err := movedTo(ctx, b.p.cfg.Store, string(b.user))
+			row, err := b.p.cfg.Store.Read(ctx, string(b.user), store.Span{Family: store.Outbox, To: action.Qualifier(1)})
 			if err != nil {
-				return fmt.Errorf("claim: %w", err)
+				return fmt.Errorf("claim: read where the user has gone: %w", err)
 			}
-			if moved == nil { // it came back meanwhile
+			if row.Fence.Flags&store.Sealed == 0 { // it came back meanwhile
 				continue
+			}
+			moved := elsewhere(row)
+			if row.Fence.Flags&store.Arriving == 0 {
+				b.p.cfg.Departed(b.user, moved)
 			}
 			return fmt.Errorf("claim: %w", moved)
 		}

@@ -94,6 +94,9 @@ type Config struct {
 	// Moved returns a channel that is closed when Mine may have changed. Mailboxes that
 	// are another's are handed over then. Nil: it never does.
 	Moved func() <-chan struct{}
+	// Departed is told of a user who was asked for and has left this cell: to where, and
+	// as which generation. It returns at once. Nil: nobody wants to know.
+	Departed func(u action.User, to *Moved)
 	// Job: the pool is an offline job's. It claims a row by whichever ring that was
 	// claimed, so that any server takes it back as soon as it is asked for it.
 	Job bool
@@ -164,6 +167,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Moved == nil {
 		c.Moved = func() <-chan struct{} { return nil }
+	}
+	if c.Departed == nil {
+		c.Departed = func(action.User, *Moved) {}
 	}
 	if c.Strict == nil {
 		c.Strict = func() bool { return false }

@@ -20,7 +20,8 @@ import (
 //	new row      old row                then
 //	absent       open                   nothing has happened
 //	sealed       open                   an attempt is under way, or was given up
-//	sealed       sealed, to the new     nobody serves the user until an attempt is finished
+//	sealed       sealed, to the new     nobody serves the user until an attempt is finished: who
+//	                                    asks for the user begins one (Config.Departed)
 //	open         sealed, to the new     done, but for the directory, which may say so later
 //
 // All of it rests on the rows' fences, generations among them: of two attempts, one
@@ -29,18 +30,6 @@ import (
 // otherCell is the qualifier, before any entry of an outbox, of the cell of a sealed row
 // that names where its user has gone; of one that is being moved to, from where.
 const otherCell = "\x00"
-
-// movedTo says where the user of a sealed row is, nil if the row is not sealed.
-func movedTo(ctx context.Context, s store.Store, user string) (*Moved, error) {
-	row, err := s.Read(ctx, user, store.Span{Family: store.Outbox, To: action.Qualifier(1)})
-	if err != nil {
-		return nil, fmt.Errorf("read where %s has gone: %w", user, err)
-	}
-	if row.Fence.Flags&store.Sealed == 0 {
-		return nil, nil
-	}
-	return elsewhere(row), nil
-}
 
 // elsewhere is what a sealed row says of its user.
 func elsewhere(row store.Row) *Moved {

@@ -64,7 +64,7 @@ func (c *conn) run(client *net.TCPConn) {
 	// Only Close gives a connect up: the target may have accepted already, and
 	// then has to see the same end as the client.
 	var dialer net.Dialer
-	target, err := dialer.DialContext(c.proxy.ctx, "tcp", c.proxy.target)
+	target, err := dialer.DialContext(c.proxy.ctx, "tcp", *c.proxy.target.Load())
 	if err != nil {
 		if c.ctx.Err() == nil {
 			c.proxy.counts.add(Unreachable)

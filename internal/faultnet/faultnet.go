@@ -88,7 +88,7 @@ const (
 
 // A Proxy forwards connections to its target. It is safe for concurrent use.
 type Proxy struct {
-	target string
+	target atomic.Pointer[string]
 	addr   netip.AddrPort
 	hold   int // a socket bound to addr, so that nobody else takes the port while we do not listen
 	ctx    context.Context
@@ -124,7 +124,8 @@ func Listen(target string) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reserve a port: %w", err)
 	}
-	p := &Proxy{target: target, addr: addr, hold: fd, conns: map[*conn]bool{}, counts: newCounts()}
+	p := &Proxy{addr: addr, hold: fd, conns: map[*conn]bool{}, counts: newCounts()}
+	p.target.Store(&target)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.settings.Store(&settings{replaced: make(chan struct{})})
 	if err := p.listen(); err != nil {
@@ -213,6 +214,10 @@ func (p *Proxy) serve(client *net.TCPConn) {
 
 // Addr returns the address that clients dial instead of the target's.
 func (p *Proxy) Addr() string { return p.addr.String() }
+
+// Retarget has new connections go to another target: a server that was started again,
+// elsewhere. Those there are stay.
+func (p *Proxy) Retarget(target string) { p.target.Store(&target) }
 
 // Close closes the listener and all connections, and returns when all of the
 // proxy's goroutines have ended.

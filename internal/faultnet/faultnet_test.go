@@ -707,3 +707,18 @@ func BenchmarkThroughput(b *testing.B) {
 		}
 	}
 }
+
+// TestRetarget: connections that are there stay with their target, later ones go to the
+// other.
+func TestRetarget(t *testing.T) {
+	first, second := newRig(t), newRig(t)
+	old := first.dial(t)
+	was := first.target(t)
+	first.Retarget(second.Addr())
+	next := first.dial(t)
+	is := second.target(t)
+	send(t, old, "to the first")
+	receive(t, was, "to the first")
+	send(t, next, "to the second")
+	receive(t, is, "to the second")
+}
