@@ -92,7 +92,7 @@ func (p *program) appserverServe() *cobra.Command {
 	sizeVar(f, &c.cache, "cache", 256<<20, "memory for mailboxes")
 	sizeVar(f, &c.capacity, "capacity", 0, "size of a mailbox above which its user cannot send; 0B is no limit")
 	f.StringVar(&c.reads, "reads", "leased", "strict: ask the store before each read whether the mailbox is still this server's; leased: do not")
-	f.StringVar(&c.secret, "reply-secret", "", "`secret` that addresses of reply handlers are made from, the same on all servers (default: a new one, for this run)")
+	f.StringVar(&c.secret, "reply-secret", "", "`secret` (or @FILE that holds it) that addresses of reply handlers are made from, the same on all servers (default: a new one, for this run)")
 	f.StringVar(&c.domain, "reply-domain", "reply.invalid", "`domain` of reply handlers' addresses")
 	f.StringVar(&c.language, "language", "", "`language` by which words are told in search, as en (default: none in particular)")
 	f.BoolVar(&c.trustedIDs, "trusted-ids", false, "take ids and times that callers assign")
@@ -143,9 +143,12 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, routing.close()) }()
-	secret := []byte(c.secret)
-	if c.secret == "" {
-		secret = []byte(rand.Text())
+	secret, err := readToken(c.secret, "--reply-secret")
+	if err != nil {
+		return err
+	}
+	if secret == "" {
+		secret = rand.Text()
 	}
 	var planted fault.Planted
 	if c.fault != "" {
@@ -161,7 +164,7 @@ func (c *serveCommand) run(ctx context.Context) (err error) {
 		c.cache = size(planted.CacheBytes)
 	}
 	cfg := appserver.Config{
-		Name: c.advertise, Cell: c.cell, Capacity: int64(c.capacity), TrustedIDs: c.trustedIDs, ReplySecret: secret, ReplyDomain: c.domain, Hooks: planted.Hooks,
+		Name: c.advertise, Cell: c.cell, Capacity: int64(c.capacity), TrustedIDs: c.trustedIDs, ReplySecret: []byte(secret), ReplyDomain: c.domain, Hooks: planted.Hooks,
 		Tracer: s.tracing.Tracer(), Registerer: s.registry, Log: s.log,
 		Bounds: func() (int, int) {
 			live := members.View().Config

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,8 +46,12 @@ func TestTwoCellsOnZooKeeper(t *testing.T) {
 func testTwoCells(t *testing.T, place string) {
 	servers := map[string]*running{}
 	addrs := map[string]string{}
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	serve := func(cell string) {
-		servers[cell], addrs[cell] = startServer(t, "127.0.0.1:0", "memory:", "--cell", cell, "--directory", place, "--reply-secret", "s")
+		servers[cell], addrs[cell] = startServer(t, "127.0.0.1:0", "memory:", "--cell", cell, "--directory", place, "--reply-secret", "@"+secret)
 	}
 	as := func(user string, args ...string) []map[string]any {
 		t.Helper()
