@@ -226,6 +226,9 @@ func TestRowStoreDiskFails(t *testing.T) {
 }
 
 func TestRowStoreExitCodes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts a dozen processes")
+	}
 	dir := t.TempDir()
 	_, addr, _ := startStore(t, "127.0.0.1:0", dir)
 	file := filepath.Join(t.TempDir(), "plain")

@@ -159,6 +159,9 @@ func testTwoCells(t *testing.T, place string) {
 }
 
 func TestCellUsage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts some twenty processes")
+	}
 	for _, args := range [][]string{
 		{"cell", "list"},
 		{"cell", "list", "--directory", "memory:"},

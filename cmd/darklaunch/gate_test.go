@@ -149,6 +149,9 @@ func TestGate(t *testing.T) {
 
 // TestGateCannotRun has each thing go wrong that can before there is a verdict.
 func TestGateCannotRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds and runs services")
+	}
 	const works = "base: {}\nhead: {}\nload: http http://127.0.0.1:{port}/ --rate 100/s --for 100ms\n"
 	for _, tc := range []struct {
 		name, config string
@@ -201,6 +204,9 @@ func TestGateCannotRun(t *testing.T) {
 // TestGateLeavesNothing ends a gate at each of its stages, politely and not: 11, or
 // killed, and no process is left.
 func TestGateLeavesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds and runs services")
+	}
 	// Each stage writes the ids of a process in the group and of one that left it.
 	const lingers = `setsid sh -c 'echo $$ >> DIR/pids; exec sleep 1000' & echo $$ >> DIR/pids; trap '' TERM INT; while :; do sleep 1000; done`
 	const load = "\nload: http http://127.0.0.1:1/ --rate 100/s --for 1000s\n"

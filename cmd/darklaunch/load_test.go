@@ -93,6 +93,9 @@ func readRequest(c net.Conn) bool {
 }
 
 func TestLoadCallsEveryTargetAndJudges(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts some forty processes")
+	}
 	t.Parallel()
 	var served atomic.Int64
 	good := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

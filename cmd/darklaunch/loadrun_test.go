@@ -387,6 +387,9 @@ func TestLoadRunMetrics(t *testing.T) {
 
 // TestLoadRunSharesAPlan has two workers begin together, and merges what they made.
 func TestLoadRunSharesAPlan(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts some twenty processes")
+	}
 	t.Parallel()
 	_, addr := serveMailboxes(t)
 	file := writeScenario(t, fmt.Sprintf(short, "robot", "100/s"))
@@ -416,6 +419,9 @@ func TestLoadRunSharesAPlan(t *testing.T) {
 }
 
 func TestLoadPlan(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts some twenty processes")
+	}
 	t.Parallel()
 	for _, name := range scenarios.Names() {
 		code, stdout, stderr := start(t, "load", "plan", name, "--json", "-").end()

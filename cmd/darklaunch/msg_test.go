@@ -66,6 +66,9 @@ func wantColumn(t *testing.T, what string, lines []map[string]any, name, want st
 // TestMsg uses a mailbox as a new user would, by the program alone, and holds it against
 // its log when the server has been drained. Row B13.
 func TestMsg(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts some fifty processes")
+	}
 	dir := t.TempDir()
 	server, addr := startServer(t, "127.0.0.1:0", "pebble:"+dir)
 	ann := func(args ...string) []map[string]any { t.Helper(); return msg(t, addr, "ann", args...) }

@@ -452,6 +452,9 @@ func writeBlock(t *testing.T, dir string, at time.Time) string {
 // TestDamagedBlocks damages one of two blocks in every way a disk may: it is set
 // aside, that is said until someone removes it, and the other is shown.
 func TestDamagedBlocks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts a dozen Prometheuses")
+	}
 	now := time.Now().Truncate(2 * time.Hour)
 	flip := func(file string) func(string) error {
 		return func(block string) error {
