@@ -49,7 +49,7 @@ type importFlags struct {
 
 func (c *importFlags) define(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&c.from, "from", nil, "`directory` of an old Inbox's or Chat's data; repeated for both (default [])")
+	f.StringArrayVar(&c.from, "from", nil, "`directory` of an old Inbox's or Chat's data; repeated for both")
 	storeVar(f, &c.place, "store", "the cell's store: pebble:DIR (its server stopped), rows:HOST:PORT or hbase:ZOOKEEPER[,ZOOKEEPER]/TABLE")
 	f.StringVar(&c.language, "language", "", "`language` of the servers' search")
 	f.StringVar(&c.salt, "salt", "", "`text` that names the mirror's experiment, with --sample")

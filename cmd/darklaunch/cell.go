@@ -145,9 +145,6 @@ placed one by one to the cell, for good: they cost the directory nothing.`,
 	f.StringVar(&c.state, "state", string(directory.Open), "open: it accepts new users; closed: it serves those it has")
 	f.IntVar(&c.weight, "weight", 1, "`share` of new users in relation to the other cells")
 	f.StringArrayVar(&c.ranges, "range", nil, "`FROM-TO` of the hash, as 0%-25%: its users, if they are new, are this cell's; may be repeated")
-	for _, none := range []string{"server", "range"} {
-		f.Lookup(none).DefValue = ""
-	}
 	_ = cmd.MarkFlagRequired("server") // fails for a flag that there isn't
 	return cmd
 }

@@ -94,9 +94,6 @@ func (c *dashCommand) define(f *pflag.FlagSet) {
 	f.StringVar(&c.mirrorToken, "mirror-token", "", "bearer `token` (or @FILE that holds it) of --mirror")
 	f.StringVar(&c.ca, "ca", "", "PEM `file` of more authorities to believe, of all that are asked by TLS")
 	c.flags.define(f, "")
-	for _, many := range []string{"scrape", "alertmanager"} {
-		f.Lookup(many).DefValue = "" // [] to the library; none to people
-	}
 }
 
 // check finds what is wrong with the flags together.

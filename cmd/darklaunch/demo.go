@@ -62,12 +62,11 @@ func (p *program) demo() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.DurationVar(&c.length, "for", time.Minute, "how long users are at work; 40s at least")
-	f.IntVar(&c.users, "users", 2000, "how `many` users there are")
+	f.IntVar(&c.users, "users", 2000, "how many users there are")
 	c.sample = 100_000
 	shareVar(f, &c.sample, "sample", 100_000, "share of the users who are mirrored")
 	f.StringVar(&c.mail, "mail", "", "real mails as the old data: a `directory` of mbox files or maildirs, or corpus for what make corpus has fetched")
 	f.StringArrayVar(&c.faults, "fault", nil, "plant the fault of this `name` in the new system")
-	f.Lookup("fault").DefValue = "" // [] to the library; none to people
 	f.BoolVar(&c.list, "list-faults", false, "list the faults, and end")
 	f.BoolVar(&c.linger, "linger", false, "keep everything running after the verdict, until interrupted")
 	f.StringVar(&c.dir, "out", "", "write reports, logs and configurations to this `directory`")

@@ -37,9 +37,10 @@ type legacyCommand struct {
 	accept       bool
 }
 
-const legacyLong = ` A change is answered when it has been synced to the disk. One process
-has a directory. It trusts who can reach it. With --accept-assigned it takes ids and times
-from callers, as the control of a dark launch does.`
+const legacyLong = `
+A change is answered when it has been synced to the disk. One process has a directory. It
+trusts who can reach it. With --accept-assigned it takes ids and times from callers, as the
+control of a dark launch does.`
 
 func (p *program) legacyInbox() *cobra.Command {
 	c := &legacyCommand{program: p}

@@ -148,9 +148,6 @@ func (s *mirrorSettings) define(f *pflag.FlagSet) {
 	f.StringVar(&s.Shadow, "shadow", "", "`address` of the system on trial; empty relays and measures alone")
 	f.StringVar(&s.Front.Control, "control", "", "`address` of a second copy of the live build, to tell noise")
 	f.StringArrayVar(&s.Scrape, "scrape", nil, "`ROLE=URL` of a process's metrics, as shadow=http://127.0.0.1:9100/metrics; repeated: their CPU time, allocations and requests go into the pair stream")
-	for _, many := range []string{"live", "key", "scrape"} {
-		defer func() { f.Lookup(many).DefValue = "" }() // [] to the library; none to people
-	}
 	shareVar(f, &s.Sample, "sample", 100_000, "share of the users who are mirrored and compared")
 	shareVar(f, &s.Admit, "admit", 0, "share of the users who are mirrored ahead of the sample; below --sample means as that")
 	f.StringVar(&s.Salt, "salt", "darklaunch", "`text` that names the experiment; another is another draw of users")

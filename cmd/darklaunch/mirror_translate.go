@@ -115,7 +115,6 @@ func (p *program) mirrorTranslate() *cobra.Command {
 	f.StringVar(&input, "input", "", "`file` with the exchange, JSON")
 	f.StringVar(&descriptors, "descriptors", "", "`file` with a protobuf FileDescriptorSet of both sides' gRPC methods")
 	f.StringArrayVar(&ghosts, "ghost", nil, "`user` who is not mirrored; repeated")
-	f.Lookup("ghost").DefValue = ""
 	_ = cmd.MarkFlagRequired("rules") // fails for flags that there aren't
 	_ = cmd.MarkFlagRequired("input")
 	return cmd

@@ -21,8 +21,9 @@ import (
 )
 
 const msgLong = `Act as a user of the messages application: by the server at --cell, or by the cell that
---directory says the user is in. What is read or was done is printed as one JSON object a line. A call whose outcome is unknown is repeated
-under the same key within --timeout; with --key a command can be repeated by hand.
+--directory says the user is in. What is read or was done is printed as one JSON object
+a line. A call whose outcome is unknown is repeated under the same key within --timeout;
+with --key a command can be repeated by hand.
 
 An address is a user id. One with an @ in it may be meant as mail, and has to say:
 user:ann@corp or mail:ann@example.org.`
@@ -98,9 +99,6 @@ func (c *msgCommand) command(name, short, example string, run func(context.Conte
 	for _, flag := range flags {
 		flag, required := strings.CutSuffix(flag, "!")
 		c.define(f, flag, name)
-		if d := f.Lookup(flag); d.DefValue == "[]" || d.DefValue == "0" {
-			d.DefValue = "" // none
-		}
 		if required {
 			_ = cmd.MarkFlagRequired(flag) // fails for a flag that there isn't
 		}
@@ -139,11 +137,11 @@ func (c *msgCommand) define(f *pflag.FlagSet, flag, command string) {
 	case "untag":
 		f.StringArrayVar(&c.untags, flag, nil, "a `tag` to remove; may be repeated")
 	case "limit":
-		few := 20
+		few, usage := 20, "print this `number` at most; 0: all"
 		if command == "watch" {
-			few = 0
+			few, usage = 0, "print this `number` at most (default: all)"
 		}
-		f.IntVar(&c.limit, flag, few, "print this `number` at most; 0: all")
+		f.IntVar(&c.limit, flag, few, usage)
 	case "page":
 		f.StringVar(&c.page, flag, "", "`token` of the page to begin with, from the run before")
 	case "unread":
@@ -155,7 +153,7 @@ func (c *msgCommand) define(f *pflag.FlagSet, flag, command string) {
 	case "muted":
 		f.BoolVar(&c.mute, flag, false, "left out of the unread numbers; =false: not")
 	case "through":
-		f.Uint64Var(&c.through, flag, 0, "of a thread, messages up to this `sequence` alone; 0: all")
+		f.Uint64Var(&c.through, flag, 0, "of a thread, messages up to this `sequence` alone (default: all)")
 	case "after":
 		f.Uint64Var(&c.after, flag, 0, "events after this `sequence` (default: after now)")
 	}

@@ -527,8 +527,12 @@ func TestHelp(t *testing.T) {
 				missing = append(missing, cmd.CommandPath()+" --"+f.Name+": explanation")
 			}
 			// An empty default is none; every other one is on the flag's line, text in quotes.
+			if empty := regexp.MustCompile(`(?m)--` + f.Name + ` .*\(default (\[\])?\)$`); empty.MatchString(cmd.Flags().FlagUsages()) {
+				missing = append(missing, cmd.CommandPath()+" --"+f.Name+": a default that is none is told")
+			}
 			shown := regexp.MustCompile("(?m)--" + f.Name + ` .*\(default "?` + regexp.QuoteMeta(f.DefValue) + `"?\)$`)
-			if f.DefValue != "" && f.Value.Type() != "bool" && !shown.MatchString(cmd.Flags().FlagUsages()) {
+			inWords := f.DefValue == "0" && strings.Contains(f.Usage, "(default: ")
+			if f.DefValue != "" && f.DefValue != "[]" && !inWords && f.Value.Type() != "bool" && !shown.MatchString(cmd.Flags().FlagUsages()) {
 				missing = append(missing, cmd.CommandPath()+" --"+f.Name+": default")
 			}
 		})
@@ -540,10 +544,11 @@ func TestHelp(t *testing.T) {
 	bad := func(*program) *cobra.Command {
 		cmd := &cobra.Command{Use: "bad", Run: func(*cobra.Command, []string) {}}
 		cmd.Flags().String("odd", "", "")
+		cmd.Flags().StringArray("none", nil, "some (default [])")
 		return cmd
 	}
 	walk(p.root([]subcommand{(*program).testService, bad}))
-	if diff := cmp.Diff([]string{"darklaunch bad: example", "darklaunch bad --odd: explanation"}, missing); diff != "" {
+	if diff := cmp.Diff([]string{"darklaunch bad: example", "darklaunch bad --none: a default that is none is told", "darklaunch bad --odd: explanation"}, missing); diff != "" {
 		t.Errorf("missing, but for what was planted (-want +got):\n%s", diff)
 	}
 }

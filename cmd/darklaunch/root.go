@@ -52,7 +52,9 @@ func (p *program) root(more []subcommand) *cobra.Command {
 
 Exit codes: 0 done, or the verdict is pass; 1 could not run; 2 the command
 line or a file is wrong; 10 the verdict is fail; 11 it is inconclusive.`,
-		Example:       "  darklaunch version --json -",
+		Example: `  darklaunch demo
+  darklaunch mirror --listen 127.0.0.1:8080 --live 127.0.0.1:9000 --shadow 127.0.0.1:9001 --key header:x-user
+  darklaunch load http http://127.0.0.1:8080/ --rate 2000/s --for 10s --objective 'p99<250ms'`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		// Without this a mistyped command shows the help and ends as done.

@@ -94,7 +94,6 @@ func (s *verdictSettings) define(f *pflag.FlagSet) {
 	f.StringVar(&s.Cert, "tls-cert", "", "certificate `file` (PEM) of --listen; needed off loopback")
 	f.StringVar(&s.Key, "tls-key", "", "key `file` (PEM) of --tls-cert")
 	f.StringArrayVar(&s.Rules, "rules", nil, "`file` with rules of translation that mirrors have, as mirror --rules; repeated")
-	f.Lookup("rules").DefValue = "" // [] to the library; none to people
 	sizeVar(f, &s.Memory, "memory", 256<<20, "what live objects may take; above 60% of it pairs are shed, above 90% all is")
 }
 
