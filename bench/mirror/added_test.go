@@ -1,11 +1,8 @@
 package mirror
 
 import (
-	"encoding/binary"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,34 +22,33 @@ var (
 // rate that leaves them idle most of the time. -benchtime 1x; its own time says
 // nothing.
 func BenchmarkAdded(b *testing.B) {
-	for b.Loop() {
-		added(b, "HTTP/1.1", []string{"nginx"}, rig.Web(b), rig.Web(b), func(addr string) (rig.Load, error) {
-			return rig.H2load{URL: "http://" + addr + "/", HTTP1: true, Clients: 64, Rate: rate, For: *sliceFor}.Run(b)
-		})
-		body := message(b, 200)
-		added(b, "gRPC", []string{"nginx", "HAProxy"}, rig.Echo(b), rig.Echo(b), func(addr string) (rig.Load, error) {
-			return rig.H2load{URL: "http://" + addr + "/bench.Echo/Call", Data: body, GRPC: true, Clients: 4, Streams: 16, Rate: rate, For: *sliceFor}.Run(b)
+	for _, p := range []struct {
+		name           string
+		grpc           bool
+		conns, streams int
+		peers          []string
+		backend        func(testing.TB) *rig.Backend
+	}{
+		{"HTTP/1.1", false, 64, 0, []string{"nginx"}, rig.Web},
+		{"gRPC", true, 4, 16, []string{"nginx", "HAProxy"}, rig.Echo},
+	} {
+		b.Run(p.name, func(b *testing.B) {
+			for b.Loop() {
+				live, sh := p.backend(b), p.backend(b)
+				added(b, p.name, p.peers, start(b, p.grpc, live.Addr, sh), sh, func(addr string) (rig.Load, error) {
+					return rig.Steady{Addr: addr, GRPC: p.grpc, Conns: p.conns, Streams: p.streams, Rate: rate, For: *sliceFor}.Run(b)
+				})
+			}
 		})
 	}
-}
-
-// message writes a gRPC message of n bytes, as it stands in a body, to a file.
-func message(b *testing.B, n int) string {
-	file := filepath.Join(b.TempDir(), "body")
-	msg := make([]byte, 5+n)
-	binary.BigEndian.PutUint32(msg[1:], uint32(n))
-	if err := os.WriteFile(file, msg, 0o600); err != nil {
-		b.Fatal(err)
-	}
-	return file
 }
 
 // added measures what does not copy and all of ours, and records it.
-func added(b *testing.B, protocol string, peers []string, live, sh *rig.Backend, load func(addr string) (rig.Load, error)) {
+func added(b *testing.B, protocol string, peers []string, ps []proxy, sh *rig.Backend, load func(addr string) (rig.Load, error)) {
 	where := side.Machine()
 	var variants []side.Variant
 	var ours []string
-	for _, p := range start(b, protocol == "gRPC", live.Addr, sh) {
+	for _, p := range ps {
 		mine := strings.HasPrefix(p.name, "darklaunch")
 		if mine {
 			ours = append(ours, p.name)
@@ -69,7 +65,7 @@ func added(b *testing.B, protocol string, peers []string, live, sh *rig.Backend,
 		b.Fatal(err)
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "## Mirrors: latency added, %s, %d/s\n\n%s. h2load --rps, 200 bytes, latency from the sending; %d slices of %v each, by turns. Added is what a slice had over the direct one beside it: the centre, with a 95 %% interval by signed ranks. `%s`\n\n",
+	fmt.Fprintf(&text, "## Mirrors: latency added, %s, %d/s\n\n%s. darklaunch load, evenly paced, 200 bytes, latency from when a request was due; %d slices of %v each, by turns. Added is what a slice had over the direct one beside it: the centre, with a 95 %% interval by signed ranks. `%s`\n\n",
 		protocol, rate, where, *turns, *sliceFor, side.Command())
 	text.WriteString("| | p50 µs | added µs | p99 µs | added µs |\n|---|---:|---:|---:|---:|\n")
 	for _, v := range r.Variants {
@@ -85,11 +81,9 @@ func added(b *testing.B, protocol string, peers []string, live, sh *rig.Backend,
 		text.WriteByte('\n')
 	}
 	text.WriteByte('\n')
-	for _, peer := range peers {
-		for _, v := range ours {
-			for _, q := range quantiles {
-				text.WriteString(noMore(r, v, peer, q))
-			}
+	for _, v := range ours {
+		for _, q := range quantiles {
+			text.WriteString(noMore(r, v, "nginx", q))
 		}
 	}
 	b.Log("\n" + text.String())

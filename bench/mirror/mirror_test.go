@@ -3,9 +3,11 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -211,7 +213,12 @@ func BenchmarkGRPC(b *testing.B) {
 			}
 		}
 		for _, z := range sizes {
-			data := message(b, z.bytes)
+			data := filepath.Join(b.TempDir(), "body")
+			msg := make([]byte, 5+z.bytes)
+			binary.BigEndian.PutUint32(msg[1:], uint32(z.bytes))
+			if err := os.WriteFile(data, msg, 0o600); err != nil {
+				b.Fatal(err)
+			}
 			run := func(rate float64) func(addr string) (rig.Load, error) {
 				return func(addr string) (rig.Load, error) {
 					return rig.H2load{URL: "http://" + addr + "/bench.Echo/Call", Data: data, GRPC: true, Clients: 4, Streams: 16, Rate: rate, For: *length}.Run(b)
