@@ -44,13 +44,14 @@ chaos: setup ## many more schedules of faults on mailboxes, simulated and on rea
 	DARKLAUNCH_FULL=1 $(GO) test ./cmd/darklaunch -run TestDemoFaults -timeout 60m -v
 
 .PHONY: bench
-bench: setup ## side by side with peers, writes bench/RESULTS.md; two hours on two idle cores
+bench: setup ## side by side with peers, writes bench/RESULTS.md; three hours on two idle cores
 	VERDICT_SIMULATIONS=full $(GO) test -v -count 1 -timeout 30m -run 'AtTheMargin|Power|Errors|ErrorRate|Gate|Pooled|Holm' ./verdict/judge
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 45m ./bench/mirror
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./bench/load
 	$(GO) test -run TestStallInRealTime -v ./loadgen/engine -full
 	$(GO) test -run '^$$' -bench Lag -benchtime 30x -count 5 ./loadgen/engine
-	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 90m ./bench/hostile
+	bin/testenv run -- $(GO) test -run '^$$' -bench Hostile -benchtime 1x -timeout 90m ./bench/hostile
+	bin/testenv run -- $(GO) test -run '^$$' -bench Latency -benchtime 1x -timeout 90m ./bench/hostile # half an hour a protocol
 	bin/testenv run -- $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/verdict
 	$(GO) test -run '^$$' -bench WrongField -benchtime 1x -v ./verdict/noise
 	DARKLAUNCH_FULL=1 $(GO) test -run 'TestSampledUsers|TestBlackHole' -v -timeout 30m ./mirror # ten minutes of one mirror

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,8 @@ type mini struct {
 	shadow string // a URL; "" is no mirroring
 	client *http.Client
 	copies chan *http.Request
+	delay  time.Duration // of one that is late
+	served atomic.Int64
 }
 
 // The manners of a mini.
@@ -42,6 +45,7 @@ const (
 	coupled  = "tees live's body into the copy"
 	silent   = "sends no copy"
 	confused = "asks the shadow first and answers with its status"
+	late     = "waits with each twentieth request that it copies, and is detached else"
 )
 
 func (m *mini) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -54,6 +58,11 @@ func (m *mini) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.URL, _ = url.Parse(m.shadow + r.RequestURI)
 	c.RequestURI = ""
 	switch m.manner {
+	case late:
+		if m.served.Add(1)%20 == 0 {
+			time.Sleep(m.delay) // the fault
+		}
+		m.detached(w, r, c)
 	case coupled:
 		pr, pw := io.Pipe()
 		c.Body = pr
@@ -75,18 +84,22 @@ func (m *mini) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		m.live.ServeHTTP(w, r)
 	case detached:
-		const limit = 1 << 20
-		var body bytes.Buffer
-		r.Body = io.NopCloser(io.TeeReader(r.Body, &capped{b: &body, limit: limit}))
-		m.live.ServeHTTP(w, r)
-		if body.Len() == limit {
-			return
-		}
-		c.Body, c.ContentLength = io.NopCloser(&body), int64(body.Len())
-		select {
-		case m.copies <- c:
-		default: // a full queue must not slow live
-		}
+		m.detached(w, r, c)
+	}
+}
+
+func (m *mini) detached(w http.ResponseWriter, r, c *http.Request) {
+	const limit = 1 << 20
+	var body bytes.Buffer
+	r.Body = io.NopCloser(io.TeeReader(r.Body, &capped{b: &body, limit: limit}))
+	m.live.ServeHTTP(w, r)
+	if body.Len() == limit {
+		return
+	}
+	c.Body, c.ContentLength = io.NopCloser(&body), int64(body.Len())
+	select {
+	case m.copies <- c:
+	default: // a full queue must not slow live
 	}
 }
 
@@ -116,7 +129,10 @@ func (c *capped) Write(p []byte) (int, error) {
 }
 
 // miniProxy starts a mini in this process.
-func miniProxy(protocol shadows.Protocol, manner string) Proxy {
+func miniProxy(protocol shadows.Protocol, manner string) Proxy { return lateProxy(protocol, manner, 0) }
+
+// lateProxy is miniProxy with the delay of one that is late.
+func lateProxy(protocol shadows.Protocol, manner string, delay time.Duration) Proxy {
 	return Proxy{Name: "a proxy that " + manner, Protocol: protocol, Start: func(live, shadow string) (*Instance, error) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -128,7 +144,7 @@ func miniProxy(protocol shadows.Protocol, manner string) Proxy {
 		}
 		toLive, toShadow := transport(protocol, shadow), transport(protocol, shadow)
 		m := &mini{
-			manner: manner,
+			manner: manner, delay: delay,
 			live: &httputil.ReverseProxy{
 				Rewrite: func(r *httputil.ProxyRequest) {
 					r.SetURL(&url.URL{Scheme: "http", Host: live})

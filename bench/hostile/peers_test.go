@@ -12,9 +12,9 @@ import (
 )
 
 // starter makes a Proxy of what starts one.
-func starter(name string, protocol shadows.Protocol, tuned bool, start func(rig.Job) (*rig.Server, error), ledger func(admin string) (Ledger, error)) Proxy {
+func starter(name string, protocol shadows.Protocol, percent int, tuned bool, start func(rig.Job) (*rig.Server, error), ledger func(admin string) (Ledger, error)) Proxy {
 	return Proxy{Name: name, Protocol: protocol, Start: func(live, shadow string) (*Instance, error) {
-		s, err := start(rig.Job{GRPC: protocol == shadows.GRPC, Live: live, Shadow: shadow, Percent: 100, Tuned: tuned})
+		s, err := start(rig.Job{GRPC: protocol == shadows.GRPC, Live: live, Shadow: shadow, Percent: percent, Tuned: tuned})
 		if err != nil {
 			return nil, err
 		}
@@ -27,7 +27,7 @@ func starter(name string, protocol shadows.Protocol, tuned bool, start func(rig.
 }
 
 func nginx(t testing.TB, protocol shadows.Protocol) Proxy {
-	return starter("nginx, mirror", protocol, false, func(j rig.Job) (*rig.Server, error) { return rig.Nginx(t, j), nil }, nil)
+	return starter("nginx, mirror", protocol, 100, false, func(j rig.Job) (*rig.Server, error) { return rig.Nginx(t, j), nil }, nil)
 }
 
 func envoy(t testing.TB, protocol shadows.Protocol, tuned bool) Proxy {
@@ -35,11 +35,14 @@ func envoy(t testing.TB, protocol shadows.Protocol, tuned bool) Proxy {
 	if tuned {
 		name += ", shadow cluster tuned"
 	}
-	return starter(name, protocol, tuned, func(j rig.Job) (*rig.Server, error) { return rig.Envoy(t, j), nil }, nil)
+	return starter(name, protocol, 100, tuned, func(j rig.Job) (*rig.Server, error) { return rig.Envoy(t, j), nil }, nil)
 }
 
-func darklaunch(t testing.TB, protocol shadows.Protocol) Proxy {
-	return starter("darklaunch mirror", protocol, false, func(j rig.Job) (*rig.Server, error) { return rig.Mirror(t, j, "") }, mirrorLedger)
+func darklaunch(t testing.TB, protocol shadows.Protocol) Proxy { return sampling(t, protocol, 100) }
+
+// sampling is this program with so many per cent of the requests copied.
+func sampling(t testing.TB, protocol shadows.Protocol, percent int) Proxy {
+	return starter("darklaunch mirror", protocol, percent, false, func(j rig.Job) (*rig.Server, error) { return rig.Mirror(t, j, "") }, mirrorLedger)
 }
 
 // mirrorLedger is the account that this program promises to keep exactly.

@@ -208,23 +208,10 @@ func hey(path string) generator {
 // message is the body of a gRPC call: field 1, 197 bytes.
 var message = append([]byte{0x0a, 197, 1}, bytes.Repeat([]byte("x"), 197)...)
 
-// proto declares the call for generators that want to know.
-const proto = `syntax = "proto3";
-package bench;
-message Note { string text = 1; }
-service Echo { rpc Call(Note) returns (Note); }
-`
-
-// protoFile writes proto and returns its path, and the call's data as JSON.
-func (j task) protoFile() (path, data string, err error) {
-	path = filepath.Join(j.dir, "echo.proto")
-	return path, `{"text":"` + strings.Repeat("x", 197) + `"}`, os.WriteFile(path, []byte(proto), 0o600)
-}
-
 func ghz(name, path string, more ...string) generator {
 	return generator{name: name, path: path, paced: true,
 		args: func(j task) ([]string, error) {
-			file, data, err := j.protoFile()
+			file, data, err := rig.EchoProto(j.dir)
 			args := []string{"--insecure", "--proto", file, "--call", "bench.Echo.Call", "-d", data,
 				"-c", strconv.Itoa(grpcConns * streams), "--connections", strconv.Itoa(grpcConns), "-z", j.seconds(), "--duration-stop", "wait", "-O", "json"}
 			if j.rate > 0 {
@@ -289,7 +276,7 @@ func k6(name, path string, users int) generator {
 			}
 			setup, call, metric := "", "http.get('http://"+j.addr+"/');", "http_req_duration"
 			if j.grpc {
-				file, data, err := j.protoFile()
+				file, data, err := rig.EchoProto(j.dir)
 				if err != nil {
 					return nil, err
 				}
@@ -319,36 +306,15 @@ func k6(name, path string, users int) generator {
 func darklaunch(path string) generator {
 	return generator{name: "darklaunch load", path: path, paced: true,
 		args: func(j task) ([]string, error) {
-			rate := "max"
-			args := []string{"load", "http", "http://" + j.addr + "/", "--conns", strconv.Itoa(conns)}
+			s := rig.Steady{Addr: j.addr, GRPC: j.grpc, Conns: conns, Rate: j.rate, For: j.d}
 			if j.grpc {
-				file, data, err := j.protoFile()
-				if err != nil {
-					return nil, err
-				}
-				args = []string{"load", "grpc", j.addr, "--call", "bench.Echo/Call", "--data", data, "--proto", file,
-					"--conns", strconv.Itoa(grpcConns), "--streams", strconv.Itoa(streams)}
+				s.Conns, s.Streams = grpcConns, streams
 			}
-			if j.rate > 0 {
-				rate = strconv.FormatFloat(j.rate, 'f', -1, 64) + "/s"
-				args = append(args, "--arrival", "constant")
-			}
-			return append(args, "--rate", rate, "--for", j.seconds(), "--warmup", "0s", "--json", "-"), nil
+			return s.Args(j.dir)
 		},
 		parse: func(out []byte, j task) (report, error) {
-			var v struct {
-				OK       float64
-				Sent     float64
-				Response struct{ P50, P99, Max float64 } `json:"response_s"`
-			}
-			if err := json.Unmarshal(out, &v); err != nil {
-				return report{}, fmt.Errorf("%w in %s", err, out)
-			}
-			if v.OK == 0 {
-				return report{}, fmt.Errorf("no answer: %s", out)
-			}
-			return report{Load: rig.Load{Requests: v.OK, Failed: v.Sent - v.OK, Rate: v.OK / j.d.Seconds(), P50: seconds(v.Response.P50), P99: seconds(v.Response.P99)},
-				Max: seconds(v.Response.Max)}, nil
+			l, longest, err := rig.ParseSteady(out, j.d)
+			return report{Load: l, Max: longest}, err
 		},
 	}
 }

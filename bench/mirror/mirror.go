@@ -5,6 +5,7 @@
 //
 //	go test -run '^$' -bench . -benchtime 1x -timeout 45m ./bench/mirror -rounds 3 -length 4s
 //
-// is the full size, and the default: 88 runs a round, so about twenty minutes. With
-// -rounds 1 -length 1s it takes two or three, which tells that it works.
+// is the full size, and the default: 88 runs a round, so about twenty minutes, and
+// five for the latency that is added, in slices by turns. With -rounds 1 -length 1s
+// -slices 2 it takes two or three, which tells that it works.
 package mirror

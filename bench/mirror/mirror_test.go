@@ -137,9 +137,8 @@ var columns = []side.Column{
 	{Measure: "failed", Title: "failed", Format: "%.0f"},
 }
 
-// section measures all proxies under one load, of a fixed rate or not, and
-// records it.
-func section(b *testing.B, name, what string, ps []proxy, sh *rig.Backend, fixed bool, claims []side.Claim, load func(addr string) (rig.Load, error)) {
+// section measures all proxies under one load and records it.
+func section(b *testing.B, name, what string, ps []proxy, sh *rig.Backend, claims []side.Claim, load func(addr string) (rig.Load, error)) {
 	where := side.Machine()
 	var variants []side.Variant
 	for _, p := range ps {
@@ -153,13 +152,6 @@ func section(b *testing.B, name, what string, ps []proxy, sh *rig.Backend, fixed
 	fmt.Fprintf(&text, "## Mirrors: %s\n\n%s. %s; medians of %d rounds of %v, the ratio's least and greatest in brackets. `%s`\n\n", name, where, what, *rounds, *length, side.Command())
 	text.WriteString(r.Table("nginx", columns...))
 	text.WriteByte('\n')
-	for _, p := range ps[1:] {
-		if !fixed {
-			break // saturated, it would tell of the queue
-		}
-		fmt.Fprintf(&text, "* %s adds %+.0f µs to p50 and %+.0f µs to p99 of direct.\n", p.name,
-			r.Median(p.name, "p50")-r.Median("direct", "p50"), r.Median(p.name, "p99")-r.Median("direct", "p99"))
-	}
 	for _, c := range claims {
 		text.WriteString(c.Text(r, "cpu"))
 	}
@@ -199,9 +191,9 @@ func BenchmarkHTTP(b *testing.B) {
 		live, sh := rig.Web(b), rig.Web(b)
 		ps := start(b, false, live.Addr, sh)
 		for _, z := range sizes {
-			section(b, fmt.Sprintf("HTTP/1.1, answers of %s, saturated", z.name), "wrk, 64 connections", ps, sh, false, claimsHTTP,
+			section(b, fmt.Sprintf("HTTP/1.1, answers of %s, saturated", z.name), "wrk, 64 connections", ps, sh, claimsHTTP,
 				func(addr string) (rig.Load, error) { return rig.Wrk(b, "http://"+addr+z.path, 64, *length) })
-			section(b, fmt.Sprintf("HTTP/1.1, answers of %s, %.0f/s", z.name, z.rate), "h2load --h1 --rps, 64 connections, latency from the sending", ps, sh, true, nil,
+			section(b, fmt.Sprintf("HTTP/1.1, answers of %s, %.0f/s", z.name, z.rate), "h2load --h1 --rps, 64 connections, latency from the sending", ps, sh, nil,
 				func(addr string) (rig.Load, error) {
 					return rig.H2load{URL: "http://" + addr + z.path, HTTP1: true, Clients: 64, Rate: z.rate, For: *length}.Run(b)
 				})
@@ -232,8 +224,8 @@ func BenchmarkGRPC(b *testing.B) {
 					return rig.H2load{URL: "http://" + addr + "/bench.Echo/Call", Data: data, GRPC: true, Clients: 4, Streams: 16, Rate: rate, For: *length}.Run(b)
 				}
 			}
-			section(b, fmt.Sprintf("gRPC unary, %s each way, saturated", z.name), "h2load, 4 connections, 16 streams", ps, sh, false, claimsGRPC, run(0))
-			section(b, fmt.Sprintf("gRPC unary, %s each way, %.0f/s", z.name, z.rate), "h2load --rps, 4 connections, 16 streams, latency from the sending", ps, sh, true, nil, run(z.rate))
+			section(b, fmt.Sprintf("gRPC unary, %s each way, saturated", z.name), "h2load, 4 connections, 16 streams", ps, sh, claimsGRPC, run(0))
+			section(b, fmt.Sprintf("gRPC unary, %s each way, %.0f/s", z.name, z.rate), "h2load --rps, 4 connections, 16 streams, latency from the sending", ps, sh, nil, run(z.rate))
 		}
 	}
 }

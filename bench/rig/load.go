@@ -2,8 +2,11 @@ package rig
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -150,6 +153,91 @@ func Logged(file string) (p50, p99 time.Duration, err error) {
 	slices.Sort(all)
 	at := func(q int) time.Duration { return time.Duration(all[len(all)*q/100]) * time.Microsecond }
 	return at(50), at(99), nil
+}
+
+// A Steady is a run of darklaunch load with requests that are due at an even rate,
+// whatever becomes of those before: latency is from then on.
+type Steady struct {
+	Addr           string
+	GRPC           bool    // calls bench.Echo/Call with 200 bytes, else GET / of HTTP/1.1
+	Conns, Streams int     // of HTTP/1.1 there are no streams
+	Rate           float64 // requests a second; 0 is a closed loop, as fast as it goes
+	For            time.Duration
+}
+
+// Args are those of darklaunch; a file that they name is written in dir.
+func (s Steady) Args(dir string) ([]string, error) {
+	args := []string{"load", "http", "http://" + s.Addr + "/", "--conns", strconv.Itoa(s.Conns)}
+	if s.GRPC {
+		file, data, err := EchoProto(dir)
+		if err != nil {
+			return nil, err
+		}
+		args = []string{"load", "grpc", s.Addr, "--call", "bench.Echo/Call", "--data", data, "--proto", file,
+			"--conns", strconv.Itoa(s.Conns), "--streams", strconv.Itoa(s.Streams)}
+	}
+	rate := "max"
+	if s.Rate > 0 {
+		rate = strconv.FormatFloat(s.Rate, 'f', -1, 64) + "/s"
+		args = append(args, "--arrival", "constant")
+	}
+	return append(args, "--rate", rate, "--for", s.For.String(), "--warmup", "0s", "--json", "-"), nil
+}
+
+// Run runs it.
+func (s Steady) Run(t testing.TB) (Load, error) {
+	t.Helper()
+	path, err := Darklaunch(t, "load")
+	if err != nil {
+		return Load{}, err
+	}
+	args, err := s.Args(t.TempDir())
+	if err != nil {
+		return Load{}, err
+	}
+	var out, errs bytes.Buffer
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := testenv.Launcher(t).StartCommand(cmd, 0); err != nil {
+		return Load{}, err
+	}
+	if err := cmd.Wait(); err != nil && cmd.ProcessState.ExitCode() != 11 { // inconclusive is a result
+		return Load{}, fmt.Errorf("darklaunch %s: %w\n%s", strings.Join(args, " "), err, errs.Bytes())
+	}
+	l, _, err := ParseSteady(out.Bytes(), s.For)
+	return l, err
+}
+
+// ParseSteady reads the result of a run of d.
+func ParseSteady(out []byte, d time.Duration) (l Load, longest time.Duration, err error) {
+	var v struct {
+		OK       float64
+		Sent     float64
+		Response struct{ P50, P99, Max float64 } `json:"response_s"`
+	}
+	if err := json.Unmarshal(out, &v); err != nil {
+		return l, 0, fmt.Errorf("%w in %s", err, out)
+	}
+	if v.OK == 0 {
+		return l, 0, fmt.Errorf("no answer: %s", out)
+	}
+	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+	l = Load{Requests: v.OK, Failed: v.Sent - v.OK, Rate: v.OK / d.Seconds(), P50: seconds(v.Response.P50), P99: seconds(v.Response.P99)}
+	return l, seconds(v.Response.Max), nil
+}
+
+// echoProto declares the call of Echo for generators that want to know.
+const echoProto = `syntax = "proto3";
+package bench;
+message Note { string text = 1; }
+service Echo { rpc Call(Note) returns (Note); }
+`
+
+// EchoProto writes what declares bench.Echo/Call into dir and returns its path,
+// and as JSON a message of 200 bytes.
+func EchoProto(dir string) (path, data string, err error) {
+	path = filepath.Join(dir, "echo.proto")
+	return path, `{"text":"` + strings.Repeat("x", 197) + `"}`, os.WriteFile(path, []byte(echoProto), 0o600)
 }
 
 // number is the first group of a match, or 0.

@@ -115,6 +115,16 @@ func (r *Results) Ratio(variant, base, measure string) (mid, low, high float64) 
 	return median(ratios), slices.Min(ratios), slices.Max(ratios)
 }
 
+// Differences are variant − base within each round.
+func (r *Results) Differences(variant, base, measure string) []float64 {
+	from := r.values[base][measure]
+	d := slices.Clone(r.values[variant][measure])
+	for i := range d {
+		d[i] -= from[i]
+	}
+	return d
+}
+
 func median(values []float64) float64 {
 	v := slices.Sorted(slices.Values(values))
 	if n := len(v); n%2 == 0 {

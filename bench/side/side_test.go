@@ -57,6 +57,9 @@ func TestInterleave(t *testing.T) {
 	if mid, low, high := r.Ratio("ours", "base", "cost"); mid != 0.5 || low != 0.25 || high != 0.8 {
 		t.Errorf("ratio: got %v [%v, %v], want 0.5 [0.25, 0.8]", mid, low, high)
 	}
+	if diff := cmp.Diff([]float64{-5, -4, -30}, r.Differences("ours", "base", "cost")); diff != "" {
+		t.Errorf("differences (-want +got):\n%s", diff)
+	}
 	want := `| | µs a request | ÷ base | requests/s |
 |---|---:|---:|---:|
 | base | 20.0 | 1.00 [1.00, 1.00] | 50 |
