@@ -32,7 +32,9 @@ and a verdict says whether the new one is as fast and as right.
 Everything runs as processes of its own on free loopback ports, each a command of
 this program that you could have typed; their logs and configurations are in --out
 where it is given. --fault plants a fault in the new system, which the verdict is
-to find. Exit codes are the verdict's: 0 pass, 10 fail, 11 can't tell.`
+to find. The new system's cell has a row store of its own, or with --store hbase an HBase
+and a ZooKeeper that run already, in which its table and its nodes are made, and removed at
+the end. Exit codes are the verdict's: 0 pass, 10 fail, 11 can't tell.`
 
 // demoCommand is one run of darklaunch demo.
 type demoCommand struct {
@@ -41,6 +43,7 @@ type demoCommand struct {
 	length  time.Duration
 	users   int
 	sample  share
+	store   demoStore
 	mail    string
 	faults  []string
 	list    bool
@@ -65,6 +68,7 @@ func (p *program) demo() *cobra.Command {
 	f.IntVar(&c.users, "users", 2000, "how `many` users there are")
 	c.sample = 100_000
 	shareVar(f, &c.sample, "sample", 100_000, "share of the users who are mirrored")
+	demoStoreVar(f, &c.store)
 	f.StringVar(&c.mail, "mail", "", "real mails as the old data: a `directory` of mbox files or maildirs, or corpus for what make corpus has fetched")
 	f.StringArrayVar(&c.faults, "fault", nil, "plant the fault of this `name` in the new system")
 	f.Lookup("fault").DefValue = "" // [] to the library; none to people
@@ -100,11 +104,14 @@ func (c *demoCommand) run(ctx context.Context) (err error) {
 	case c.users < 100:
 		return usageErrorf("--users: want 100 at least")
 	}
+	if err := c.store.reachable(ctx); err != nil {
+		return err
+	}
 	d, err := c.newDemo()
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer func() { err = errors.Join(err, d.close(ctx)) }()
 	return d.run(ctx)
 }
 
@@ -134,18 +141,18 @@ func demoFaults() ([]demoFault, error) {
 // demo is a demo under way.
 type demo struct {
 	*demoCommand
+	self   string       // this program
 	client *http.Client // for what runs on this machine
 	crew   *crew
 	dir    string // of everything
 	temp   bool   // dir is to be removed
+	dark   *demoCell
 	at     demoPlaces
 }
 
 // demoPlaces are where everything is, once it is there.
 type demoPlaces struct {
 	Inbox, Chat, InboxControl, ChatControl string // the old systems
-	Rows                                   string
-	Cell                                   string // a server of the new system
 	Verdict, VerdictAdmin                  string
 	MirrorInbox, MirrorChat, MirrorAdmin   string
 	Board                                  string
@@ -172,7 +179,7 @@ func (c *demoCommand) newDemo() (*demo, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{demoCommand: c, dir: c.dir, client: &http.Client{Timeout: 10 * time.Second}}
+	d := &demo{demoCommand: c, self: self, dir: c.dir, client: &http.Client{Timeout: 10 * time.Second}}
 	if d.dir == "" {
 		if d.dir, err = os.MkdirTemp("", "darklaunch-demo-"); err != nil {
 			return nil, fmt.Errorf("make a directory for the demo: %w", err)
@@ -187,17 +194,26 @@ func (c *demoCommand) newDemo() (*demo, error) {
 			return nil, usageErrorf("--out: %w", err)
 		}
 	}
-	d.crew = &crew{supervisor: []string{self, "gate", "supervise"}, self: self, logs: filepath.Join(d.dir, "logs")}
+	d.crew = d.newCrew(self)
+	d.dark = &demoCell{crew: d.newCrew(self), name: "dark", faults: c.faults}
 	return d, nil
 }
 
-func (d *demo) close() {
+// newCrew returns a crew that runs a program.
+func (d *demo) newCrew(program string) *crew {
+	return &crew{supervisor: []string{d.self, "gate", "supervise"}, self: program, logs: filepath.Join(d.dir, "logs")}
+}
+
+// close ends everything, also where the demo was interrupted.
+func (d *demo) close(ctx context.Context) error {
 	d.crew.stop()
+	err := d.dark.end(ctx)
 	if d.temp {
 		_ = os.RemoveAll(d.dir) // what is left is in the temporary directory
 	} else {
 		_ = os.RemoveAll(filepath.Join(d.dir, "data"))
 	}
+	return err
 }
 
 // say tells what is happening.
@@ -286,29 +302,9 @@ func (d *demo) oldSystems(ctx context.Context) error {
 
 // newSystem starts a cell of two servers and brings the sampled users' data there.
 func (d *demo) newSystem(ctx context.Context) error {
-	at, err := d.crew.start(ctx, "rows", []string{"rows", "metrics"}, "appserver", "store", "--listen", "127.0.0.1:0", "--data", d.data("rows"), "--metrics", "127.0.0.1:0")
-	if err != nil {
+	d.say("new system: importing the sampled %d.%d %% of the users into a cell that nobody sees, kept in %s", d.sample/10_000, d.sample%10_000/1000, d.store)
+	if err := d.startCell(ctx, d.dark); err != nil {
 		return err
-	}
-	d.at.Rows = at["rows"]
-	d.say("new system: importing the sampled %d.%d %% of the users into a cell that nobody sees", d.sample/10_000, d.sample%10_000/1000)
-	if err := d.crew.do(ctx, "import", "appserver", "import", "--from", d.data("inbox-import"), "--from", d.data("chat-import"),
-		"--store", "rows:"+d.at.Rows, "--salt", demoSalt, "--sample", d.share()); err != nil {
-		return err
-	}
-	for i := range 2 {
-		name := fmt.Sprintf("server-%d", i+1)
-		args := []string{"appserver", "serve", "--cell", "dark", "--listen", "127.0.0.1:0", "--store", "rows:" + d.at.Rows,
-			"--coordinator", "rows:" + d.at.Rows, "--trusted-ids", "--metrics", "127.0.0.1:0"}
-		for _, f := range d.faults {
-			args = append(args, "--fault", f)
-		}
-		at, err := d.crew.start(ctx, name, []string{"grpc", "metrics"}, args...)
-		if err != nil {
-			return err
-		}
-		d.at.Cell = at["grpc"]
-		d.at.Metrics = append(d.at.Metrics, name+"="+at["metrics"])
 	}
 	for _, f := range d.faults {
 		d.say("new system: faulty on purpose, %s", f)
@@ -395,7 +391,7 @@ func (d *demo) mirrorConfig() (string, error) {
 		return "", err
 	}
 	here := strings.NewReplacer(
-		"127.0.0.1:7500", d.at.Cell,
+		"127.0.0.1:7500", d.dark.addr,
 		"127.0.0.1:7701", d.at.Inbox, "127.0.0.1:7721", d.at.InboxControl, "127.0.0.1:7711", "127.0.0.1:0",
 		"127.0.0.1:7702", d.at.Chat, "127.0.0.1:7722", d.at.ChatControl, "127.0.0.1:7712", "127.0.0.1:0",
 		"scenarios/translate/", filepath.Join(d.dir, "config")+"/", "sample: 10%", "sample: "+d.share(),
@@ -504,7 +500,7 @@ func (d *demo) consistent(ctx context.Context, doc *judge.Document) error {
 	d.crew.end("chat")
 	file := filepath.Join(d.dir, "consistency.json")
 	err := d.crew.do(ctx, "compare", "appserver", "compare", "--from", d.data("inbox"), "--from", d.data("chat"),
-		"--store", "rows:"+d.at.Rows, "--salt", demoSalt, "--sample", d.share(), "--json", file)
+		"--store", d.dark.place.String(), "--salt", demoSalt, "--sample", d.share(), "--json", file)
 	var found compareOldResult
 	if text, readErr := os.ReadFile(file); readErr != nil {
 		return errors.Join(err, readErr)
