@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -79,6 +81,25 @@ type demoCell struct {
 	addr        string // of one of its servers
 }
 
+// headSample gives twice as many pairs as a demo has else: latencies are told apart by
+// blocks of a few seconds, each with twenty calls of a route.
+const headSample = 200_000
+
+// headProgram is where --head's program is.
+func headProgram(name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	found, err := exec.LookPath(name)
+	if err == nil {
+		found, err = filepath.Abs(found)
+	}
+	if err != nil {
+		return "", usageErrorf("--head: %w", err)
+	}
+	return found, nil
+}
+
 // startCell starts a cell and brings the sampled users' data there.
 func (d *demo) startCell(ctx context.Context, c *demoCell) error {
 	if err := d.startStore(ctx, c); err != nil {
@@ -89,8 +110,9 @@ func (d *demo) startCell(ctx context.Context, c *demoCell) error {
 		return err
 	}
 	for i := range 2 {
-		name := fmt.Sprintf("%sserver-%d", c.prefix, i+1)
-		args := []string{"appserver", "serve", "--cell", c.name, "--listen", "127.0.0.1:0", "--store", c.place.String(),
+		server := fmt.Sprintf("server-%d", i+1) // in the ring: users are shared out alike in all cells
+		name := c.prefix + server
+		args := []string{"appserver", "serve", "--cell", c.name, "--name", server, "--listen", "127.0.0.1:0", "--store", c.place.String(),
 			"--coordinator", c.coordinator.String(), "--trusted-ids", "--metrics", "127.0.0.1:0"}
 		for _, f := range c.faults {
 			args = append(args, "--fault", f)
@@ -121,8 +143,11 @@ func (d *demo) startStore(ctx context.Context, c *demoCell) error {
 	return err
 }
 
-// end stops a cell, and takes from an HBase what was made there, even if ctx has ended.
+// end stops a cell, if there is one, and takes from an HBase what was made there, even if ctx has ended.
 func (c *demoCell) end(ctx context.Context) error {
+	if c == nil {
+		return nil
+	}
 	c.crew.stop()
 	if c.place.kind != "hbase" {
 		return nil
