@@ -17,8 +17,8 @@ build: ## build bin/darklaunch
 	$(GO) build -buildvcs=auto -o bin/darklaunch ./cmd/darklaunch
 
 .PHONY: demo
-demo: build $(if $(filter corpus,$(MAIL)),corpus) ## rehearse a dark launch on this machine; MAIL=corpus or MAIL=DIR for real mails
-	bin/darklaunch demo $(if $(MAIL),--mail $(MAIL))
+demo: build $(if $(filter corpus,$(MAIL)),corpus) $(if $(filter hbase,$(STORE)),setup) ## rehearse a dark launch on this machine; MAIL=corpus or MAIL=DIR for real mails; STORE=hbase on a real HBase
+	$(if $(filter hbase,$(STORE)),bin/testenv hbase -- )bin/darklaunch demo $(if $(MAIL),--mail $(MAIL)) $(if $(filter hbase,$(STORE)),--store hbase:{quorum})
 
 .PHONY: setup
 setup: bin/testenv ## install what the tests need and is missing: Debian packages as root, the rest into the cache directory
@@ -41,7 +41,7 @@ test: setup check ## everything, the real servers too
 chaos: setup ## many more schedules of faults on mailboxes, simulated and on real stores; minutes
 	$(GO) test ./appserver/mailbox -run TestSchedules -schedules 10000 -timeout 30m -v
 	DARKLAUNCH_FULL=1 bin/testenv run -- $(GO) test ./cmd/darklaunch -run 'TestInvariants|TestServerKilled|TestRowStore' -count 5 -timeout 60m -v
-	DARKLAUNCH_FULL=1 $(GO) test ./cmd/darklaunch -run TestDemoFaults -timeout 60m -v
+	DARKLAUNCH_FULL=1 bin/testenv run -- $(GO) test ./cmd/darklaunch -run 'TestDemoFaults|TestDemoHBase' -timeout 60m -v
 
 .PHONY: bench
 bench: setup ## side by side with peers, writes bench/RESULTS.md; three hours on two idle cores

@@ -227,6 +227,12 @@ func (s storePlace) init(ctx context.Context, regions int) (did string, err erro
 	return did, opened.Close()
 }
 
+// drop takes a table of HBase away.
+func (s storePlace) drop(ctx context.Context) error {
+	hbase.TakeLogs(nil)
+	return hbase.Drop(ctx, hbase.Config{Quorum: s.at, Table: s.table})
+}
+
 // open opens the store. log gets what an operator should know; nil means nobody.
 func (s storePlace) open(ctx context.Context, log *slog.Logger) (store.Store, error) {
 	switch s.kind {

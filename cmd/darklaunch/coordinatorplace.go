@@ -96,6 +96,11 @@ func (c coordinatorPlace) init(ctx context.Context, name string) (did string, er
 	return fmt.Sprintf("cell %s at %s was there already", name, c), nil
 }
 
+// drop takes a cell out of ZooKeeper.
+func (c coordinatorPlace) drop(ctx context.Context, name string) error {
+	return zookeeper.Remove(ctx, c.zookeeper(name, 0, nil))
+}
+
 // setConfig replaces the live configuration of a cell.
 func (c coordinatorPlace) setConfig(ctx context.Context, name string, b []byte) error {
 	if c.kind == "rows" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,7 +33,13 @@ and a verdict says whether the new one is as fast and as right.
 Everything runs as processes of its own on free loopback ports, each a command of
 this program that you could have typed; their logs and configurations are in --out
 where it is given. --fault plants a fault in the new system, which the verdict is
-to find. Exit codes are the verdict's: 0 pass, 10 fail, 11 can't tell.`
+to find. The new system's cell has a row store of its own, or with --store hbase an HBase
+and a ZooKeeper that run already, in which its table and its nodes are made, and removed at
+the end. With --head the new system is judged by its predecessor: a cell of that program
+is on trial, and a cell of this one its control, under the same translation and load; so
+a change of the new system is measured before it is made.
+
+Exit codes are the verdict's: 0 pass, 10 fail, 11 can't tell.`
 
 // demoCommand is one run of darklaunch demo.
 type demoCommand struct {
@@ -41,8 +48,10 @@ type demoCommand struct {
 	length  time.Duration
 	users   int
 	sample  share
+	store   demoStore
 	mail    string
 	faults  []string
+	head    string
 	list    bool
 	linger  bool
 	dir     string
@@ -56,17 +65,25 @@ func (p *program) demo() *cobra.Command {
 		Short: "See all of it work: a dark launch on this machine",
 		Long:  demoLong,
 		Example: `  darklaunch demo
-  darklaunch demo --fault slow-search --for 90s --out out`,
+  darklaunch demo --fault slow-search --for 90s --out out
+  darklaunch demo --head ./darklaunch-of-my-branch`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.head != "" && !cmd.Flags().Changed("sample") {
+				c.sample = headSample
+			}
+			return c.run(cmd.Context())
+		},
 	}
 	f := cmd.Flags()
 	f.DurationVar(&c.length, "for", time.Minute, "how long users are at work; 40s at least")
 	f.IntVar(&c.users, "users", 2000, "how many users there are")
 	c.sample = 100_000
-	shareVar(f, &c.sample, "sample", 100_000, "share of the users who are mirrored")
+	shareVar(f, &c.sample, "sample", 100_000, "share of the users who are mirrored; with --head 20% where nothing else is said")
+	demoStoreVar(f, &c.store)
 	f.StringVar(&c.mail, "mail", "", "real mails as the old data: a `directory` of mbox files or maildirs, or corpus for what make corpus has fetched")
 	f.StringArrayVar(&c.faults, "fault", nil, "plant the fault of this `name` in the new system")
+	f.StringVar(&c.head, "head", "", "`program` of the new system on trial; this one's is its control then, whose latency it is held against")
 	f.BoolVar(&c.list, "list-faults", false, "list the faults, and end")
 	f.BoolVar(&c.linger, "linger", false, "keep everything running after the verdict, until interrupted")
 	f.StringVar(&c.dir, "out", "", "write reports, logs and configurations to this `directory`")
@@ -99,11 +116,17 @@ func (c *demoCommand) run(ctx context.Context) (err error) {
 	case c.users < 100:
 		return usageErrorf("--users: want 100 at least")
 	}
+	if c.head, err = headProgram(c.head); err != nil {
+		return err
+	}
+	if err := c.store.reachable(ctx); err != nil {
+		return err
+	}
 	d, err := c.newDemo()
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer func() { err = errors.Join(err, d.close(ctx)) }()
 	return d.run(ctx)
 }
 
@@ -133,20 +156,23 @@ func demoFaults() ([]demoFault, error) {
 // demo is a demo under way.
 type demo struct {
 	*demoCommand
+	self   string       // this program
 	client *http.Client // for what runs on this machine
 	crew   *crew
 	dir    string // of everything
 	temp   bool   // dir is to be removed
-	at     demoPlaces
+	dark   *demoCell
+
+	control *demoCell // with --head
+	at      demoPlaces
 }
 
 // demoPlaces are where everything is, once it is there.
 type demoPlaces struct {
-	Inbox, Chat, InboxControl, ChatControl string // the old systems
-	Rows                                   string
-	Cell                                   string // a server of the new system
+	Inbox, Chat, InboxControl, ChatControl string // the old systems, as the mirror reaches them
 	Verdict, VerdictAdmin                  string
-	MirrorInbox, MirrorChat, MirrorAdmin   string
+	MirrorInbox, MirrorChat                string // where users come
+	MirrorAdmin                            string
 	Board                                  string
 	Metrics                                []string // NAME=ADDR, as dash takes them
 }
@@ -163,6 +189,7 @@ type demoJudged struct {
 	Operations               []string // that have a limit of their own
 	Frequent                 []string // of them, those with enough calls to tell a tail
 	Mail                     bool     // real mails: some have one time, and no order that both systems keep
+	Head                     bool     // the control is a cell too
 	MinDuration, MaxDuration time.Duration
 }
 
@@ -171,7 +198,7 @@ func (c *demoCommand) newDemo() (*demo, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{demoCommand: c, dir: c.dir, client: &http.Client{Timeout: 10 * time.Second}}
+	d := &demo{demoCommand: c, self: self, dir: c.dir, client: &http.Client{Timeout: 10 * time.Second}}
 	if d.dir == "" {
 		if d.dir, err = os.MkdirTemp("", "darklaunch-demo-"); err != nil {
 			return nil, fmt.Errorf("make a directory for the demo: %w", err)
@@ -186,17 +213,29 @@ func (c *demoCommand) newDemo() (*demo, error) {
 			return nil, usageErrorf("--out: %w", err)
 		}
 	}
-	d.crew = &crew{supervisor: []string{self, "gate", "supervise"}, self: self, logs: filepath.Join(d.dir, "logs")}
+	d.crew = d.newCrew(self)
+	d.dark = &demoCell{crew: d.newCrew(cmp.Or(c.head, self)), name: "dark", faults: c.faults}
+	if c.head != "" {
+		d.control = &demoCell{crew: d.newCrew(self), name: "control", prefix: "control-"}
+	}
 	return d, nil
 }
 
-func (d *demo) close() {
+// newCrew returns a crew that runs a program.
+func (d *demo) newCrew(program string) *crew {
+	return &crew{supervisor: []string{d.self, "gate", "supervise"}, self: program, logs: filepath.Join(d.dir, "logs")}
+}
+
+// close ends everything, also where the demo was interrupted.
+func (d *demo) close(ctx context.Context) error {
 	d.crew.stop()
+	err := errors.Join(d.dark.end(ctx), d.control.end(ctx))
 	if d.temp {
 		_ = os.RemoveAll(d.dir) // what is left is in the temporary directory
 	} else {
 		_ = os.RemoveAll(filepath.Join(d.dir, "data"))
 	}
+	return err
 }
 
 // say tells what is happening.
@@ -240,7 +279,7 @@ func (d *demo) reports() string {
 }
 
 // oldSystems makes the data of the old Inbox and Chat and starts both, and a second
-// instance of each as the control.
+// instance of each as the control where no cell is.
 func (d *demo) oldSystems(ctx context.Context) error {
 	fill := []string{"legacy", "import", "--data", d.data("inbox"), "--chat", d.data("chat"), "--generate", fmt.Sprint(d.users), "--seed", fmt.Sprint(d.seed)}
 	if d.mail != "" {
@@ -250,69 +289,54 @@ func (d *demo) oldSystems(ctx context.Context) error {
 	if d.mail != "" {
 		whose = "the mails of " + d.mail
 	}
-	d.say("old systems: an Inbox and a Chat with %s, and a control of each", whose)
+	services := []string{"inbox", "chat"}
+	if d.control == nil {
+		services = append(services, "inbox-control", "chat-control")
+		whose += ", and a control of each"
+	}
+	d.say("old systems: an Inbox and a Chat with %s", whose)
 	if err := d.crew.do(ctx, "legacy-import", fill...); err != nil {
 		return err
 	}
-	for _, name := range []string{"inbox", "chat"} {
-		if err := os.CopyFS(d.data(name+"-control"), os.DirFS(d.data(name))); err != nil {
-			return fmt.Errorf("copy the old data for the control: %w", err)
-		}
-		if err := os.CopyFS(d.data(name+"-import"), os.DirFS(d.data(name))); err != nil {
-			return fmt.Errorf("copy the old data for the import: %w", err)
+	for _, name := range append([]string{"inbox-import", "chat-import"}, services[2:]...) {
+		of, _, _ := strings.Cut(name, "-")
+		if err := os.CopyFS(d.data(name), os.DirFS(d.data(of))); err != nil {
+			return fmt.Errorf("copy the old data: %w", err)
 		}
 	}
-	for _, s := range []struct {
-		service, name string
-		addr          *string
-		more          []string
-	}{
-		{"inbox", "inbox", &d.at.Inbox, nil},
-		{"chat", "chat", &d.at.Chat, nil},
-		{"inbox", "inbox-control", &d.at.InboxControl, []string{"--accept-assigned"}},
-		{"chat", "chat-control", &d.at.ChatControl, []string{"--accept-assigned"}},
-	} {
-		args := append([]string{"legacy", s.service, "--listen", "127.0.0.1:0", "--data", d.data(s.name), "--metrics", "127.0.0.1:0"}, s.more...)
-		at, err := d.crew.start(ctx, s.name, []string{s.service, "metrics"}, args...)
+	for i, addr := range []*string{&d.at.Inbox, &d.at.Chat, &d.at.InboxControl, &d.at.ChatControl}[:len(services)] {
+		name := services[i]
+		service, _, control := strings.Cut(name, "-")
+		args := []string{"legacy", service, "--listen", "127.0.0.1:0", "--data", d.data(name), "--metrics", "127.0.0.1:0"}
+		if control {
+			args = append(args, "--accept-assigned")
+		}
+		at, err := d.crew.start(ctx, name, []string{service, "metrics"}, args...)
 		if err != nil {
 			return err
 		}
-		*s.addr = at[s.service]
-		d.at.Metrics = append(d.at.Metrics, s.name+"="+at["metrics"])
+		*addr = at[service]
+		d.at.Metrics = append(d.at.Metrics, name+"="+at["metrics"])
 	}
 	return nil
 }
 
-// newSystem starts a cell of two servers and brings the sampled users' data there.
+// newSystem starts the cell on trial, and with --head the one that it is held against.
 func (d *demo) newSystem(ctx context.Context) error {
-	at, err := d.crew.start(ctx, "rows", []string{"rows", "metrics"}, "appserver", "store", "--listen", "127.0.0.1:0", "--data", d.data("rows"), "--metrics", "127.0.0.1:0")
-	if err != nil {
+	d.say("new system: importing the sampled %d.%d %% of the users into a cell that nobody sees, kept in %s", d.sample/10_000, d.sample%10_000/1000, d.store)
+	if err := d.startCell(ctx, d.dark); err != nil {
 		return err
-	}
-	d.at.Rows = at["rows"]
-	d.say("new system: importing the sampled %d.%d %% of the users into a cell that nobody sees", d.sample/10_000, d.sample%10_000/1000)
-	if err := d.crew.do(ctx, "import", "appserver", "import", "--from", d.data("inbox-import"), "--from", d.data("chat-import"),
-		"--store", "rows:"+d.at.Rows, "--salt", demoSalt, "--sample", d.share()); err != nil {
-		return err
-	}
-	for i := range 2 {
-		name := fmt.Sprintf("server-%d", i+1)
-		args := []string{"appserver", "serve", "--cell", "dark", "--listen", "127.0.0.1:0", "--store", "rows:" + d.at.Rows,
-			"--coordinator", "rows:" + d.at.Rows, "--trusted-ids", "--metrics", "127.0.0.1:0"}
-		for _, f := range d.faults {
-			args = append(args, "--fault", f)
-		}
-		at, err := d.crew.start(ctx, name, []string{"grpc", "metrics"}, args...)
-		if err != nil {
-			return err
-		}
-		d.at.Cell = at["grpc"]
-		d.at.Metrics = append(d.at.Metrics, name+"="+at["metrics"])
 	}
 	for _, f := range d.faults {
 		d.say("new system: faulty on purpose, %s", f)
 	}
-	return nil
+	if d.control == nil {
+		return nil
+	}
+	d.say("new system: that cell is of %s; another, of this program, is its control", d.head)
+	err := d.startCell(ctx, d.control)
+	d.at.InboxControl, d.at.ChatControl = d.control.addr, d.control.addr
+	return err
 }
 
 // mirrored starts verdict, mirror and board.
@@ -373,7 +397,7 @@ func (d *demo) verdictConfig() (string, error) {
 	}
 	var b bytes.Buffer
 	err = t.Execute(&b, demoJudged{
-		Dir: d.dir, Mail: d.mail != "", MinDuration: d.length - demoSettle - 5*time.Second, MaxDuration: d.length + 30*time.Second,
+		Dir: d.dir, Mail: d.mail != "", Head: d.control != nil, MinDuration: d.length - demoSettle - 5*time.Second, MaxDuration: d.length + 30*time.Second,
 		Operations: []string{
 			"GET /threads", "GET /threads/{thread}", "GET /search", "GET /count", "POST /messages", "POST /threads/{thread}/read", "POST /threads/{thread}/move",
 			"DELETE /threads/{thread}", "/legacy.chat.v1.Chat/Send", "/legacy.chat.v1.Chat/History",
@@ -393,10 +417,15 @@ func (d *demo) mirrorConfig() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	roles := "[shadow]"
+	if d.control != nil {
+		roles = "[shadow, control]"
+	}
 	here := strings.NewReplacer(
-		"127.0.0.1:7500", d.at.Cell,
+		"127.0.0.1:7500", d.dark.addr,
 		"127.0.0.1:7701", d.at.Inbox, "127.0.0.1:7721", d.at.InboxControl, "127.0.0.1:7711", "127.0.0.1:0",
 		"127.0.0.1:7702", d.at.Chat, "127.0.0.1:7722", d.at.ChatControl, "127.0.0.1:7712", "127.0.0.1:0",
+		"{rules: ", "{roles: "+roles+", rules: ",
 		"scenarios/translate/", filepath.Join(d.dir, "config")+"/", "sample: 10%", "sample: "+d.share(),
 	).Replace(string(text))
 	return d.config("mirror.yaml", fmt.Appendf(nil, "%s\n# The demo's own.\nsalt: %s\nstate: %s\nverdict: %s\n", here, demoSalt, d.data("mirror"), d.at.Verdict))
@@ -503,7 +532,7 @@ func (d *demo) consistent(ctx context.Context, doc *judge.Document) error {
 	d.crew.end("chat")
 	file := filepath.Join(d.dir, "consistency.json")
 	err := d.crew.do(ctx, "compare", "appserver", "compare", "--from", d.data("inbox"), "--from", d.data("chat"),
-		"--store", "rows:"+d.at.Rows, "--salt", demoSalt, "--sample", d.share(), "--json", file)
+		"--store", d.dark.place.String(), "--salt", demoSalt, "--sample", d.share(), "--json", file)
 	var found compareOldResult
 	if text, readErr := os.ReadFile(file); readErr != nil {
 		return errors.Join(err, readErr)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,11 +30,23 @@ type member struct {
 	run  *family.Family
 }
 
+// enrol returns a member to be, without a log: a demo that wrote one before was ready
+// somewhere else.
+func (c *crew) enrol(name string) (*member, error) {
+	m := &member{name: name, log: filepath.Join(c.logs, name+".log")}
+	if err := os.Remove(m.log); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	return m, nil
+}
+
 // start runs the program with args, and returns the addresses that it is ready at, by
 // the names it was told to want. What fails is told with the process's last words.
 func (c *crew) start(ctx context.Context, name string, wants []string, args ...string) (map[string]string, error) {
-	m := &member{name: name, log: filepath.Join(c.logs, name+".log")}
-	var err error
+	m, err := c.enrol(name)
+	if err != nil {
+		return nil, err
+	}
 	if m.run, err = family.Start(c.supervisor, family.Command{Line: "exec " + shell(append([]string{c.self}, args...)), Log: m.log, Grace: 10 * time.Second}); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -55,10 +68,13 @@ func (c *crew) start(ctx context.Context, name string, wants []string, args ...s
 
 // do runs the program with args to its end.
 func (c *crew) do(ctx context.Context, name string, args ...string) error {
-	m := &member{name: name, log: filepath.Join(c.logs, name+".log")}
+	m, err := c.enrol(name)
+	if err != nil {
+		return err
+	}
 	stop := make(chan struct{})
 	defer context.AfterFunc(ctx, func() { close(stop) })()
-	err := family.Output(c.supervisor, family.Command{Line: "exec " + shell(append([]string{c.self}, args...)), Log: m.log, Grace: 10 * time.Second}, stop)
+	err = family.Output(c.supervisor, family.Command{Line: "exec " + shell(append([]string{c.self}, args...)), Log: m.log, Grace: 10 * time.Second}, stop)
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", name, context.Cause(ctx))
 	}

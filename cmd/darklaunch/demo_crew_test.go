@@ -28,6 +28,9 @@ func TestCrew(t *testing.T) {
 	c := testCrew(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	if err := os.WriteFile(filepath.Join(c.logs, "store.log"), []byte("ready rows 127.0.0.1:1\nready metrics 127.0.0.1:1\n"), 0o644); err != nil {
+		t.Fatal(err) // of a demo before
+	}
 	at, err := c.start(ctx, "store", []string{"rows", "metrics"}, "appserver", "store", "--listen", "127.0.0.1:0", "--data", t.TempDir(), "--metrics", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -45,6 +45,13 @@ func TestDemo(t *testing.T) {
 		t.Skip("-short: runs for more than a minute")
 	}
 	code, text, d := rehearse(t)
+	wantRight(t, text, d)
+	t.Logf("ended with %d: %s of %d pairs in %d blocks; %+v", code, d.Verdict, d.Rig.Pairs, d.Rig.Blocks, d.Reasons)
+}
+
+// wantRight wants that a demo found nothing wrong with answers and mailboxes.
+func wantRight(t *testing.T, text string, d judge.Document) {
+	t.Helper()
 	found := regexp.MustCompile(`of (\d+) sampled users compared, (\d+) differ, of which (\d+) are of users known`).FindStringSubmatch(text)
 	if found == nil || found[1] == "0" || found[2] != found[3] {
 		t.Errorf("got %s, want all mailboxes alike but those of users who are known to have missed something", text)
@@ -57,7 +64,6 @@ func TestDemo(t *testing.T) {
 	if d.Rig.Pairs < 300 {
 		t.Errorf("got %d pairs, want the traffic of the sample", d.Rig.Pairs)
 	}
-	t.Logf("ended with %d: %s of %d pairs in %d blocks; %+v", code, d.Verdict, d.Rig.Pairs, d.Rig.Blocks, d.Reasons)
 }
 
 // TestDemoFault plants a fault, and wants it found by the field that it makes wrong.
@@ -91,14 +97,26 @@ func TestDemoFaults(t *testing.T) {
 	for _, f := range faults {
 		t.Run(f.Name, func(t *testing.T) {
 			code, _, d := rehearse(t, "--fault", f.Name, "--for", "90s")
-			first := d.Reasons[:min(3, len(d.Reasons))]
-			t.Logf("%d: %+v", code, first)
-			if code != exitFail || !slices.ContainsFunc(first, func(r judge.Reason) bool {
-				return strings.Contains(strings.Join([]string{r.Code, r.Metric, r.Route, r.Text}, " "), f.Symptom)
-			}) {
-				t.Errorf("got %d and %+v, want a fail with %q among the first reasons", code, first, f.Symptom)
-			}
+			wantFound(t, f.Name, code, d)
 		})
+	}
+}
+
+// wantFound wants a verdict to have found a fault, with its symptom among the first
+// three reasons.
+func wantFound(t *testing.T, name string, code int, d judge.Document) {
+	t.Helper()
+	faults, err := demoFaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := faults[slices.IndexFunc(faults, func(f demoFault) bool { return f.Name == name })]
+	first := d.Reasons[:min(3, len(d.Reasons))]
+	t.Logf("%d: %+v", code, first)
+	if code != exitFail || !slices.ContainsFunc(first, func(r judge.Reason) bool {
+		return strings.Contains(strings.Join([]string{r.Code, r.Metric, r.Route, r.Text}, " "), f.Symptom)
+	}) {
+		t.Errorf("got %d and %+v, want a fail with %q among the first reasons", code, first, f.Symptom)
 	}
 }
 

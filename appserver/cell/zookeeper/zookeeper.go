@@ -112,6 +112,28 @@ func Init(ctx context.Context, cfg Config) (made bool, err error) {
 	return made, nil
 }
 
+// Remove takes a cell away, with the members there may be, and the nodes above it that
+// are empty then. It is no error if there is none.
+func Remove(ctx context.Context, cfg Config) (err error) {
+	cfg = cfg.withDefaults()
+	s, err := connect(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := s.prune(ctx, cfg.node()); err != nil {
+		return fmt.Errorf("remove %s from ZooKeeper: %w", cfg.node(), err)
+	}
+	for node := path.Dir(cfg.node()); node != "/"; node = path.Dir(node) {
+		if err := s.remove(ctx, node); errors.Is(err, zk.ErrNotEmpty) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("remove %s from ZooKeeper: %w", node, err)
+		}
+	}
+	return nil
+}
+
 // SetConfig replaces the live configuration of a cell.
 func SetConfig(ctx context.Context, cfg Config, b []byte) (err error) {
 	cfg = cfg.withDefaults()
@@ -434,6 +456,24 @@ func (s *session) Deregister(ctx context.Context, name string) error {
 	node := s.cfg.node("members", name)
 	is, err := s.get(ctx, node, false)
 	if err != nil || !is.there || is.stat.EphemeralOwner != s.id {
+		return err
+	}
+	return s.remove(ctx, node)
+}
+
+// prune removes a node with all below it.
+func (s *session) prune(ctx context.Context, node string) error {
+	names, err := call(ctx, s, func() ([]string, error) {
+		names, _, err := s.conn.Children(node)
+		return names, err
+	})
+	if errors.Is(err, zk.ErrNoNode) {
+		return nil
+	}
+	for _, name := range names {
+		err = errors.Join(err, s.prune(ctx, path.Join(node, name)))
+	}
+	if err != nil {
 		return err
 	}
 	return s.remove(ctx, node)

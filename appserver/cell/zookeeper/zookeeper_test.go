@@ -250,6 +250,39 @@ func TestNodeDeleted(t *testing.T) {
 	await(t, "its return", n, func() bool { return n.View().At.Compare(before) > 0 && n.Ready() == nil })
 }
 
+// TestRemove takes cells away: nodes above them go with the last, and what is another's
+// stays.
+func TestRemove(t *testing.T) {
+	server := testenv.ZooKeeper(t)
+	p := newPlace(t, server.Addr)
+	raw := connect(t, server.Addr)
+	other := p.cfg
+	other.Cell = "two"
+	if _, err := zookeeper.Init(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Create(p.cfg.Prefix+"/cells/one/members/left", nil, 0, zk.WorldACL(zk.PermAll)); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		remove zookeeper.Config
+		there  string
+	}{{p.cfg, p.cfg.Prefix + "/cells/two/members"}, {other, "/"}, {other, "/"}} {
+		if err := zookeeper.Remove(t.Context(), step.remove); err != nil {
+			t.Fatal(err)
+		}
+		if is, _, err := raw.Exists(step.there); err != nil || !is {
+			t.Errorf("after %s is gone: %s is there: %v, %v", step.remove.Cell, step.there, is, err)
+		}
+		if is, _, err := raw.Exists(p.cfg.Prefix + "/cells/" + step.remove.Cell); err != nil || is {
+			t.Errorf("%s is there still: %v, %v", step.remove.Cell, is, err)
+		}
+	}
+	if is, _, err := raw.Exists(p.cfg.Prefix); err != nil || is {
+		t.Errorf("%s is there still: %v, %v", p.cfg.Prefix, is, err)
+	}
+}
+
 // TestAgreedTimeout: what counts is the timeout that the ensemble keeps sessions for.
 func TestAgreedTimeout(t *testing.T) {
 	server := testenv.ZooKeeper(t)

@@ -82,6 +82,19 @@ func TestRegions(t *testing.T) {
 	}
 }
 
+// TestDrop takes a table away, and finds none the second time.
+func TestDrop(t *testing.T) {
+	cfg := table(t, 2)
+	for range 2 {
+		if err := hbase.Drop(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hbase.Open(t.Context(), cfg); !errors.Is(err, hbase.ErrNoTable) {
+			t.Errorf("got %v, want %v", err, hbase.ErrNoTable)
+		}
+	}
+}
+
 func TestNoTable(t *testing.T) {
 	cfg := table(t, 1)
 	cfg.Table += "-not"

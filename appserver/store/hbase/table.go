@@ -18,21 +18,8 @@ import (
 // it.
 func Create(ctx context.Context, cfg Config, regions int) (created bool, err error) {
 	cfg = cfg.withDefaults()
-	admin := gohbase.NewAdminClient(cfg.Quorum, gohbase.ZookeeperTimeout(cfg.Timeout), gohbase.RegionReadTimeout(cfg.Timeout))
-	// Not closed: this version's admin client cannot be. Its connection ends
-	// with the process.
 	call := hrpc.NewCreateTable(ctx, []byte(cfg.Table), schema(), hrpc.SplitKeys(store.SplitKeys(regions)))
-	done := make(chan error, 1)
-	go func() {
-		err := errEnded
-		defer func() { done <- err }()
-		err = admin.CreateTable(call)
-	}()
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+	err = administer(ctx, cfg, func(admin gohbase.AdminClient) error { return admin.CreateTable(call) })
 	if err != nil && strings.Contains(err.Error(), "TableExistsException") {
 		return false, nil
 	}
@@ -40,6 +27,43 @@ func Create(ctx context.Context, cfg Config, regions int) (created bool, err err
 		return false, fmt.Errorf("create table %s at %s: %w", cfg.Table, cfg.Quorum, err)
 	}
 	return true, nil
+}
+
+// Drop removes the table with all that is in it, which takes seconds; only ctx bounds
+// it. It is no error if there is none.
+func Drop(ctx context.Context, cfg Config) error {
+	cfg = cfg.withDefaults()
+	table := []byte(cfg.Table)
+	err := administer(ctx, cfg, func(admin gohbase.AdminClient) error {
+		err := admin.DisableTable(hrpc.NewDisableTable(ctx, table))
+		if err != nil && !strings.Contains(err.Error(), "TableNotEnabledException") {
+			return err
+		}
+		return admin.DeleteTable(hrpc.NewDeleteTable(ctx, table))
+	})
+	if err != nil && !strings.Contains(err.Error(), "TableNotFoundException") {
+		return fmt.Errorf("drop table %s at %s: %w", cfg.Table, cfg.Quorum, err)
+	}
+	return nil
+}
+
+// administer has f ask the master, and waits for it no longer than ctx does.
+func administer(ctx context.Context, cfg Config, f func(gohbase.AdminClient) error) error {
+	admin := gohbase.NewAdminClient(cfg.Quorum, gohbase.ZookeeperTimeout(cfg.Timeout), gohbase.RegionReadTimeout(cfg.Timeout))
+	// Not closed: this version's admin client cannot be. Its connection ends
+	// with the process.
+	done := make(chan error, 1)
+	go func() {
+		err := errEnded
+		defer func() { done <- err }()
+		err = f(admin)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // schema is the families with what differs from HBase's defaults. One version is

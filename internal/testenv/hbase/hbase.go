@@ -97,6 +97,12 @@ func borrow(t testing.TB, server string, hold Hold) *Server {
 	return &Server{Quorum: loan.Addr, t: t, loan: loan}
 }
 
+// Borrow lends the HBase of one process to a command that is no test, from the keeper
+// that listens on socket.
+func Borrow(socket, holder string) (*keeper.Loan, error) {
+	return keeper.Dial(socket, keeper.Request{Server: standalone, Holder: holder})
+}
+
 // lender is the keeper that testenv run has started, or one for the package.
 func lender(t testing.TB) func(keeper.Request) (*keeper.Loan, error) {
 	t.Helper()
