@@ -28,7 +28,7 @@ import (
 // How long what is slow takes.
 const (
 	slow      = 1500 * time.Millisecond
-	slowStore = 400 * time.Millisecond
+	slowStore = 500 * time.Millisecond
 )
 
 // Planted is what a server is to be made with. What is nil, or 0, changes nothing.

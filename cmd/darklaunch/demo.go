@@ -476,7 +476,7 @@ func (d *demo) load(ctx context.Context) error {
 // scenario writes what users of one of the old systems do for as long as the demo
 // takes, and returns where it is.
 func (d *demo) scenario(name string) (string, error) {
-	rate := map[string]string{"inbox": "28/s", "chat": "8/s"}[name]
+	rate := map[string]string{"inbox": "28/s", "chat": "12/s"}[name]
 	return d.config("load-"+name+".yaml", fmt.Appendf(nil, "apiVersion: load/v1\nextends: old-%s\npopulation: {users: %d}\narrivals:\n  curve:\n    - {phase: settle, for: %v, hold: %s}\n    - {phase: measure, for: %v, hold: %s}\n",
 		name, d.users, demoSettle, rate, d.length-demoSettle, rate))
 }
