@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"darklaunch/bench/hostile/shadows"
-	"darklaunch/verdict/stat"
+	"darklaunch/bench/side"
 )
 
 // Slices compares the latency that live's clients meet while a shadow in one
@@ -139,24 +139,12 @@ func (s Slices) block(l *Latency, off string, round int) error {
 }
 
 // A Ratio is of latency with a shadow to that without: the centre of the ratios
-// of pairs, with a 95 % interval by signed ranks of their logarithms, which one
-// slice that the machine spoilt does not move. With few pairs it is infinite.
+// of pairs, with a 95 % interval; both are of their logarithms, see side.Paired.
 type Ratio struct{ Centre, Lower, Upper float64 }
 
-const ratioAlpha = 0.05
-
 func ratio(logs []float64) Ratio {
-	if len(logs) == 0 {
-		return Ratio{math.NaN(), 0, math.Inf(1)}
-	}
-	lower, upper, ok := stat.RankInterval(logs, ratioAlpha)
-	low, high, _ := stat.RankInterval(logs, 1) // what is left of it without any error allowed for
-	centre := (low + high) / 2
-	if !ok && len(logs) > 100 { // too many for ranks
-		centre = stat.Mean(logs)
-		lower, upper = stat.MeanInterval(logs, 1, ratioAlpha)
-	}
-	return Ratio{math.Exp(centre), math.Exp(lower), math.Exp(upper)}
+	i := side.Paired(logs)
+	return Ratio{math.Exp(i.Centre), math.Exp(i.Lower), math.Exp(i.Upper)}
 }
 
 func (r Ratio) String() string {
@@ -254,14 +242,7 @@ func (all Latencies) Markdown() string {
 	fmt.Fprintf(&b, "| all with a shadow | %d | | %v | | %v | | |\n\n", all.pairs(), all.pooled(p50), all.pooled(p99))
 	for _, q := range quantiles {
 		r := all.pooled(q.of)
-		said := "not settled"
-		switch {
-		case r.Upper <= q.bar:
-			said = "holds"
-		case r.Lower > q.bar:
-			said = "**does not hold**"
-		}
-		fmt.Fprintf(&b, "* %s with a shadow, all states, ≤ %.2f × without: %v, %s.\n", q.name, q.bar, r, said)
+		fmt.Fprintf(&b, "* %s with a shadow, all states, ≤ %.2f × without: %v, %s.\n", q.name, q.bar, r, side.Said(r.Lower, r.Upper, q.bar))
 	}
 	var worse []string
 	for _, p := range all.Problems() {

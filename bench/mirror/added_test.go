@@ -10,7 +10,6 @@ import (
 
 	"darklaunch/bench/rig"
 	"darklaunch/bench/side"
-	"darklaunch/verdict/stat"
 )
 
 var (
@@ -75,7 +74,7 @@ func added(b *testing.B, protocol string, peers []string, ps []proxy, sh *rig.Ba
 			if v == "direct" {
 				text.WriteString(" |")
 			} else {
-				fmt.Fprintf(&text, " %v |", centre(r.Differences(v, "direct", q)))
+				fmt.Fprintf(&text, " %s |", signed(side.Paired(r.Differences(v, "direct", q))))
 			}
 		}
 		text.WriteByte('\n')
@@ -97,26 +96,10 @@ var quantiles = []string{"p50", "p99"}
 // noMore is a line on whether a variant adds no more than another: what direct
 // has falls out of the difference.
 func noMore(r *side.Results, over, base, measure string) string {
-	d := centre(r.Differences(over, base, measure))
-	said := "not settled"
-	switch {
-	case d.upper <= 0:
-		said = "holds"
-	case d.lower > 0:
-		said = "**does not hold**"
-	}
-	return fmt.Sprintf("* %s adds no more to %s than %s: %v µs, %s.\n", over, measure, base, d, said)
+	i := side.Paired(r.Differences(over, base, measure))
+	return fmt.Sprintf("* %s adds no more to %s than %s: %s µs, %s.\n", over, measure, base, signed(i), side.Said(i.Lower, i.Upper, 0))
 }
 
-// A difference is the centre of paired ones, with its interval.
-type difference struct{ mid, lower, upper float64 }
-
-func centre(x []float64) difference {
-	low, high, _ := stat.RankInterval(x, 1) // the Hodges–Lehmann estimate
-	lower, upper, _ := stat.RankInterval(x, 0.05)
-	return difference{(low + high) / 2, lower, upper}
-}
-
-func (d difference) String() string {
-	return fmt.Sprintf("%+.0f [%+.0f, %+.0f]", d.mid, d.lower, d.upper)
+func signed(i side.Interval) string {
+	return fmt.Sprintf("%+.0f [%+.0f, %+.0f]", i.Centre, i.Lower, i.Upper)
 }

@@ -159,3 +159,33 @@ func TestRecordReplacesItsSectionAlone(t *testing.T) {
 		t.Error("a section without an end was replaced")
 	}
 }
+
+// TestPaired: a pair that the machine spoilt moves little, and few pairs settle
+// nothing.
+func TestPaired(t *testing.T) {
+	of := func(n int) []float64 {
+		x := make([]float64, n)
+		for i := range x {
+			x[i] = 3 + float64(i%5-2)
+			if i == 0 {
+				x[i] = 1e6 // spoilt
+			}
+		}
+		return x
+	}
+	for n, want := range map[int]string{0: "not settled", 1: "not settled", 5: "not settled", 20: "holds", 400: "holds"} {
+		i := Paired(of(n))
+		if got := Said(i.Lower, i.Upper, 5); got != want {
+			t.Errorf("%d pairs about 3: got %+v, which %s, want that at most 5 %s", n, i, got, want)
+		}
+		if n >= 20 && (i.Centre < 2 || i.Centre > 4) {
+			t.Errorf("%d pairs about 3: got the centre %v", n, i.Centre)
+		}
+	}
+	if i := Paired(make([]float64, 1000)); i != (Interval{}) {
+		t.Errorf("a thousand pairs, too many for ranks: got %+v, want 0", i)
+	}
+	if i := Paired(of(20)); Said(i.Lower, i.Upper, 1) != "**does not hold**" {
+		t.Errorf("got %+v, want that it is more than 1", i)
+	}
+}
