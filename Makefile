@@ -41,7 +41,7 @@ test: setup check ## everything, the real servers too
 chaos: setup ## many more schedules of faults on mailboxes, simulated and on real stores; minutes
 	$(GO) test ./appserver/mailbox -run TestSchedules -schedules 10000 -timeout 30m -v
 	DARKLAUNCH_FULL=1 bin/testenv run -- $(GO) test ./cmd/darklaunch -run 'TestInvariants|TestServerKilled|TestRowStore' -count 5 -timeout 60m -v
-	DARKLAUNCH_FULL=1 bin/testenv run -- $(GO) test ./cmd/darklaunch -run 'TestDemoFaults|TestDemoHBase' -timeout 60m -v
+	DARKLAUNCH_FULL=1 bin/testenv run -- $(GO) test ./cmd/darklaunch -run 'TestDemoFaults|TestDemoHBase|TestTutorialCommands' -timeout 60m -v
 
 .PHONY: bench
 bench: setup ## side by side with peers, writes bench/RESULTS.md; three hours on two idle cores
@@ -91,6 +91,10 @@ generate: ## write the generated code and Grafana's dashboards again
 .PHONY: pictures
 pictures: setup ## write the pictures of the board in docs/pictures again
 	bin/testenv run -- $(GO) test ./dashboards/board -run TestPictures -count 1 -pictures $(CURDIR)/docs/pictures
+
+.PHONY: readme
+readme: ## type the commands of README and tutorial, and write there what they print
+	$(GO) test ./cmd/darklaunch -run 'TestREADMECommands|TestTutorialCommands' -count 1 -timeout 20m -update
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for a minute
