@@ -203,6 +203,12 @@ func (x *terminal) moved(text string) string {
 	})
 }
 
+// keep leaves an address as it is, for there is a server.
+func (x *terminal) keep(addr string) {
+	_, port, _ := strings.Cut(addr, ":")
+	x.there[port] = port
+}
+
 func (x *terminal) back(text string) string {
 	for typed, used := range x.there {
 		text = strings.ReplaceAll(text, "127.0.0.1:"+used, "127.0.0.1:"+typed)
@@ -363,8 +369,10 @@ func TestREADMEOnHBase(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: HBase takes seconds to start, and the program is built")
 	}
-	store := fmt.Sprintf("hbase:%s/readme-%d", testhbase.Standalone(t, testhbase.Shared).Quorum, time.Now().UnixNano())
+	quorum := testhbase.Standalone(t, testhbase.Shared).Quorum
+	store := fmt.Sprintf("hbase:%s/readme-%d", quorum, time.Now().UnixNano())
 	x := openTerminal(t, cloneTree(t))
+	x.keep(quorum)
 	typeCommand(t, x, "make build && bin/darklaunch appserver init --store "+store+" --regions 2")
 	d := parseDocument("README.md", readFile(t, "../../README.md"))
 	var printed []string
